@@ -1,0 +1,68 @@
+"""cooptim_lab: see what hardware and software do to each other when a neural network is trained.
+
+Public names are imported on first use, so that `import cooptim_lab` costs next to nothing and loads neither torch,
+IPython nor mpi4py. The notebook's face lives in `cooptim_magics`; this package is whole without it.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {  # public name -> the module it lives in
+    "InputError": "errors",
+    "LabError": "errors",
+    "PoolError": "errors",
+    "RankFailure": "errors",
+    "RunStopped": "errors",
+    "Task": "task",
+    "digits": "datasets",
+    "detect": "hardware",
+    "RankPool": "ranks.pool",
+    "Run": "runs.run",
+    "Result": "runs.result",
+    "train": "ways",
+    "train_subnets": "ways",
+    "train_sharded": "ways",
+    "compare": "studies",
+    "measure_speedup": "studies",
+    "parallel_calculate": "calculate",
+    "distributed_calculate": "calculate",
+}
+__all__ = sorted([*_HOME, "__version__"])  # noqa: PLE0605 - the list is the table above
+
+if TYPE_CHECKING:
+    from .calculate import distributed_calculate, parallel_calculate
+    from .datasets import digits
+    from .errors import InputError, LabError, PoolError, RankFailure, RunStopped
+    from .hardware import detect
+    from .ranks.pool import RankPool
+    from .runs.result import Result
+    from .runs.run import Run
+    from .studies import compare, measure_speedup
+    from .task import Task
+    from .ways import train, train_sharded, train_subnets
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = value  # the next use finds it without coming here
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """`%load_ext cooptim_lab`: hand over to the face."""
+    import_module("cooptim_magics").register(shell)
+
+
+def unload_ipython_extension(shell: Any) -> None:
+    """`%unload_ext cooptim_lab`: take the face away again."""
+    import_module("cooptim_magics").unregister(shell)

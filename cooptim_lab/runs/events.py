@@ -1,0 +1,108 @@
+"""The typed events of a run: the one stream that every view, table and file reads.
+
+An event says what happened, where and when; it knows nothing of how it travels, is drawn or is kept. Every event is a
+frozen dataclass of JSON values: `encode` and `decode` are the only way to and from the record on disk.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """Something that happened, at `time` (seconds since the epoch), on `rank` (None: in the kernel)."""
+
+    kinds: ClassVar[dict[str, type[Event]]] = {}
+    time: float = field(default_factory=time.time)
+    rank: int | None = None
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        Event.kinds[cls.__name__] = cls
+
+
+@dataclass(frozen=True, kw_only=True)
+class Started(Event):
+    """The run began: `way` of training, its options, the ranks that carry it."""
+
+    way: str
+    options: Mapping[str, Any]
+    workers: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Points(Event):
+    """Points of one curve: `x` in epochs (fractional inside one), `y` in the curve's own unit."""
+
+    curve: str
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress(Event):
+    """This rank has done `done` of `total` steps."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Note(Event):
+    """Something the reader of the result should know: a choice that was made, a doubt about a figure."""
+
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output(Event):
+    """What a rank printed: whole lines, `stream` being stdout or stderr."""
+
+    stream: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured(Event):
+    """One figure of a study: the row of `compare` or the point of `speedup` that was just measured."""
+
+    row: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended(Event):
+    """The last event of every run. `state` is done, stopped or failed; `summary` is the result without its tensors."""
+
+    state: str
+    message: str = ""
+    traceback: str | None = None
+    summary: Mapping[str, Any] = field(default_factory=dict)
+
+
+def encode(event: Event) -> dict[str, Any]:
+    """The event as a JSON object; its class travels as `event`."""
+    return {"event": type(event).__name__, **asdict(event)}
+
+
+def decode(record: Mapping[str, Any]) -> Event:
+    """The event that `encode` wrote.
+
+    Raises
+    ------
+    ValueError
+        If the record is not an event, or one of a kind this version does not know.
+    """
+    fields = dict(record)
+    kind = Event.kinds.get(fields.pop("event", ""))
+    if kind is None:
+        raise ValueError(f"unknown event: {record.get('event')!r}")
+    if kind is Points:
+        fields["x"], fields["y"] = tuple(fields["x"]), tuple(fields["y"])
+    try:
+        return kind(**fields)
+    except TypeError as error:
+        raise ValueError(f"not a {kind.__name__} event: {error}") from None

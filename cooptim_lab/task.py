@@ -1,0 +1,122 @@
+"""Task: what is trained. Model, data, loss, optimizer, metric, and if wanted the sub-networks.
+
+A task is a description. It is made in the kernel, travels to the ranks by value and is turned into tensors there
+(`training.prepare`), so this module imports no torch: what can be checked without it is checked here, the rest there.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import InputError
+
+NAMES = ("model", "data", "loss", "optimizer", "metric", "subnet")
+"""What a cell's body may define. The first two it must."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A network and what it is to learn.
+
+    Parameters
+    ----------
+    model : torch.nn.Module, or a callable that makes one
+        A module is trained from the weights it has; a callable (a class, a function) is called on the ranks under the
+        run's seed, so every seed starts from its own weights. The module given is never changed.
+    data : (X, y), a torch Dataset with a length, or a callable that returns one of these
+        X of shape (rows, ...), y of shape (rows, ...): arrays, tensors or nested lists. Whole-number labels make it a
+        classification, others a regression. A callable is called on the ranks: nothing is sent.
+    loss : callable (outputs, targets) -> scalar tensor, optional
+        The mean over the rows. Default: cross-entropy for whole-number labels, mean squared error otherwise.
+    optimizer : callable (parameters) -> Optimizer, an Optimizer class, or an Optimizer, optional
+        Of an optimizer that is given ready-made, the class and its settings are used. Default: Adam, lr 0.001.
+    metric : callable (outputs, targets) -> float, optional
+        Reported on held-out data. Default: accuracy for whole-number labels, otherwise the loss.
+    subnet : callable (i) -> torch.nn.Module, optional
+        Makes sub-network i. Default: a narrower copy of the model.
+    held_out : float
+        The part of the rows that is never trained on and always scored, 0 < held_out < 1.
+    seed : int
+        Of the choice of the held-out rows. The seed of weights and order belongs to a run.
+    name : str
+        For tables and the record of runs.
+
+    Raises
+    ------
+    InputError
+        When a field cannot be what it should be.
+    """
+
+    model: Any
+    data: Any
+    loss: Callable[[Any, Any], Any] | None = None
+    optimizer: Any = None
+    metric: Callable[[Any, Any], Any] | None = None
+    subnet: Callable[[int], Any] | None = None
+    held_out: float = 0.2
+    seed: int = 0
+    name: str = "task"
+
+    def __post_init__(self) -> None:
+        if not callable(self.model):
+            raise InputError(f"model is a {_kind(self.model)}: give an nn.Module, or a function that returns one")
+        check_data(self.data)
+        for name in ("loss", "metric", "subnet"):
+            value = getattr(self, name)
+            if value is not None and not callable(value):
+                raise InputError(f"{name} is a {_kind(value)}: give a function")
+        for name in ("loss", "metric"):
+            if isinstance(getattr(self, name), type):
+                raise InputError(f"{name} is the class {getattr(self, name).__name__}: write {getattr(self, name).__name__}()")
+        if not 0 < self.held_out < 1:
+            raise InputError(f"held_out = {self.held_out}: must lie between 0 and 1, say 0.2")
+
+    @classmethod
+    def from_names(cls, names: Mapping[str, Any], **options: Any) -> Task:
+        """A task from what a cell's body defined (`names`: every name that it bound).
+
+        Raises
+        ------
+        InputError
+            When `model` or `data` is not among them, with the nearest name that is.
+        """
+        if not names:
+            raise InputError("the body is empty: define model and data in it, e.g. model = nn.Sequential(...), data = (X, y)")
+        for required in NAMES[:2]:
+            if required not in names:
+                near = difflib.get_close_matches(required, [n for n in names if n not in NAMES], n=1)
+                hint = f"did you mean {required} = {near[0]}?" if near else f"it defines {', '.join(sorted(names))}"
+                raise InputError(f"the body does not define {required}: {hint}")
+        return cls(**{name: names[name] for name in NAMES if name in names}, **options)
+
+
+def check_data(data: Any) -> None:
+    """Refuse data that is not (X, y) of equal length, a Dataset with a length, or a callable.
+
+    Raises
+    ------
+    InputError
+    """
+    if isinstance(data, (tuple, list)):
+        if len(data) != 2:
+            raise InputError(f"data has {len(data)} parts: give two, (X, y)")
+        for name, part in zip(("X", "y"), data, strict=True):
+            if not hasattr(part, "__len__"):
+                raise InputError(f"{name} is a {_kind(part)}: give an array, a tensor or a list")
+        rows = [len(part) for part in data]
+        if rows[0] != rows[1]:
+            raise InputError(f"X has {rows[0]} rows and y has {rows[1]}: they must have the same number")
+        if rows[0] < 2:
+            raise InputError(f"data has {rows[0]} rows: give at least 2, one to train on and one to hold out")
+    elif hasattr(data, "__getitem__"):
+        if not hasattr(data, "__len__"):
+            raise InputError(f"data is a {_kind(data)} without a length: give (X, y) or a Dataset with __len__")
+    elif not callable(data):
+        raise InputError(f"data is a {_kind(data)}: give (X, y), a torch Dataset, or a function that returns one")
+
+
+def _kind(value: Any) -> str:
+    return type(value).__name__

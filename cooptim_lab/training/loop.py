@@ -1,0 +1,149 @@
+"""The one training loop: epochs, batches, the clock, what is recorded, when to stop.
+
+A way of training brings a `step`; what a step does (one process, N stacked networks, M shards) is not known here.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..runs.events import Event, Points, Progress
+
+Batch = TypeVar("Batch", contravariant=True)
+Part = TypeVar("Part")
+
+
+class Step(Protocol[Batch]):
+    """Trains on one batch (in the simplest case a 1-d tensor of row numbers)."""
+
+    def __call__(self, batch: Batch, /) -> Tensor:
+        """The loss of every curve, shape (curves,), detached."""
+
+
+FLUSH_SECONDS = 0.05  # often enough for the eye, seldom enough to cost nothing
+
+
+class Clock:
+    """Seconds spent training. Scoring and reporting happen while it is paused."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._since = time.perf_counter()
+
+    def start(self) -> None:
+        self.seconds, self._since = 0.0, time.perf_counter()
+
+    def stop(self) -> float:
+        self.seconds += time.perf_counter() - self._since
+        return self.seconds
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        self.stop()
+        yield
+        self._since = time.perf_counter()
+
+
+class Recorder:
+    """Gathers losses as tensors and sends them as points a few times a second, so that recording costs next to nothing.
+
+    Raises
+    ------
+    InputError
+        From `flush`, when a loss is not finite: which curve, in which epoch, and what to try.
+    """
+
+    def __init__(
+        self, report: Callable[[Event], None], rank: int, curves: Sequence[str], steps_per_epoch: int, epochs: int
+    ) -> None:
+        self._report, self._rank, self._curves = report, rank, tuple(curves)
+        self._per_epoch, self._total = steps_per_epoch, steps_per_epoch * epochs
+        self._pending: list[Tensor] = []
+        self._done, self._flushed = 0, time.perf_counter()
+
+    @property
+    def steps(self) -> int:
+        """Steps seen so far."""
+        return self._done
+
+    def add(self, losses: Tensor) -> None:
+        """One step's losses, shape (curves,)."""
+        self._done += 1
+        self._pending.append(losses)
+        if time.perf_counter() - self._flushed > FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what has gathered."""
+        self._flushed = time.perf_counter()
+        if not self._pending:
+            return
+        values = torch.stack(self._pending).double().T.tolist()  # (curves, steps)
+        first = self._done - len(self._pending)
+        x = tuple((first + i + 1) / self._per_epoch for i in range(len(self._pending)))
+        self._pending = []
+        for curve, y in zip(self._curves, values, strict=True):
+            bad = next((i for i, value in enumerate(y) if not math.isfinite(value)), None)
+            if bad is not None:
+                raise InputError(
+                    f"the loss of '{curve}' became {y[bad]} in epoch {math.ceil(x[bad])}: "
+                    "lower the learning rate, scale the inputs, or look for NaN in the data"
+                )
+            self._report(Points(rank=self._rank, curve=curve, x=x, y=tuple(y)))
+        self._report(Progress(rank=self._rank, done=self._done, total=self._total))
+
+
+def batches(rows: int, batch: int, seed: int, epoch: int) -> tuple[Tensor, ...]:
+    """The rows of one epoch in the order that (seed, epoch) decides, cut into batches; the last may be shorter."""
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    return torch.randperm(rows, generator=generator).split(batch)
+
+
+def fit(
+    step: Step[Part],
+    epoch_batches: Callable[[int], Sequence[Part]],
+    epochs: int,
+    *,
+    recorder: Recorder,
+    clock: Clock,
+    stopping: Callable[[], bool],
+    end_epoch: Callable[[int], bool],
+) -> bool:
+    """Train for `epochs`, or until told to stop. Returns whether it came to its end.
+
+    `stopping` is asked after every step. `end_epoch(epoch)` is called with the clock paused, also when the epoch was cut
+    short; it returns whether all ranks agree to end here.
+    """
+    for epoch in range(epochs):
+        for batch in epoch_batches(epoch):
+            recorder.add(step(batch))
+            if stopping():
+                break
+        with clock.paused():
+            recorder.flush()
+            if end_epoch(epoch + 1):
+                return False
+    return True
+
+
+def plain_step(
+    model: torch.nn.Module, optimizer: torch.optim.Optimizer, loss: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor
+) -> Step[Tensor]:
+    """The step that everybody writes first: forward, backward, update, in one process."""
+
+    def step(rows: Tensor) -> Tensor:
+        optimizer.zero_grad()
+        value = loss(model(x[rows]), y[rows])
+        value.backward()
+        optimizer.step()
+        return value.detach().reshape(1)
+
+    return step

@@ -1,0 +1,117 @@
+"""How a task is to be trained: one frozen, validated dataclass per way, and every option declared here once.
+
+The Python calls, the magics' parser, its help and its completion, and the panel's sliders all read these fields: name,
+type, default, bounds, choices, help. Options that only a face has (`--bg`, `-o`) are not here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, TypeVar, get_type_hints
+
+from ..errors import InputError
+
+
+def option(default: Any, help: str, *, at_least: int | None = None, choices: tuple[str, ...] = (), flag: str = "") -> Any:
+    """A dataclass field that knows its bounds. `flag` is a one-letter short form for command lines."""
+    return field(
+        default=default, metadata={"help": help, "at_least": at_least, "choices": choices, "flag": flag}
+    )
+
+
+def validate(spec: Any) -> None:
+    """Check every field of a dataclass made of `option`s against its type, bounds and choices.
+
+    Raises
+    ------
+    InputError
+        Naming the field, what was given and what is allowed.
+    """
+    hints = get_type_hints(type(spec))
+    for item in dataclasses.fields(spec):
+        check_option(item.name, getattr(spec, item.name), hints[item.name], item.metadata)
+
+
+def check_option(name: str, value: Any, kind: type, rules: Mapping[str, Any]) -> None:
+    """Refuse a value that an option does not allow (see `validate`)."""
+    choices, at_least = rules["choices"], rules["at_least"]
+    if choices and value not in choices:
+        raise InputError(f"{name} = {value!r}: choose one of {', '.join(choices)}")
+    if kind is int:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise InputError(f"{name} = {value!r}: give a whole number")
+        if at_least is not None and value < at_least:
+            raise InputError(f"{name} = {value}: must be {at_least} or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """What all ways have in common."""
+
+    way: ClassVar[str]
+    workers: int = option(1, "MPI ranks that train at the same time", at_least=1)
+    epochs: int = option(20, "passes over the training data", at_least=1)
+    batch: int = option(64, "rows per step, over all ranks together", at_least=1)
+    seed: int = option(0, "of the initial weights and of the order of the rows", at_least=0)
+
+    def __post_init__(self) -> None:
+        validate(self)
+
+    def options(self) -> dict[str, Any]:
+        """The options as a JSON object."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Baseline(Spec):
+    """As it is: one process, the framework's defaults. Its time is T_p."""
+
+    way: ClassVar[str] = "baseline"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.workers != 1:
+            raise InputError(f"workers = {self.workers}: the network as it is trains on 1; use subnets or sharded for more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subnets(Spec):
+    """N small networks trained at the same time and fused: y = 1/N Σ f_i(x)."""
+
+    way: ClassVar[str] = "subnets"
+    subnets: int = option(4, "N, the number of sub-networks", at_least=1, flag="n")
+    split: str = option("replicas", "how the network becomes N small ones", choices=("replicas",))
+    fuse: str = option("mean", "how N outputs become one", choices=("mean",))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sharded(Spec):
+    """The training data spread over M ranks, gradients aggregated at every step: min_w 1/M Σ L(θ_i, y_i)."""
+
+    way: ClassVar[str] = "sharded"
+    aggregate: str = option("server", "how the ranks' gradients become one step", choices=("server", "allreduce"))
+
+
+WAYS: dict[str, type[Spec]] = {spec.way: spec for spec in (Baseline, Subnets, Sharded)}
+
+S = TypeVar("S", bound=Spec)
+
+
+def make_spec(kind: type[S], options: Mapping[str, Any]) -> S:
+    """A spec from keyword options; an option that the way does not have is refused by name.
+
+    Raises
+    ------
+    InputError
+        For an unknown option (with the nearest known one) or a value out of bounds.
+    """
+    known = [item.name for item in dataclasses.fields(kind)]
+    for name in options:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"allowed: {', '.join(known)}"
+            raise InputError(f"{kind.way} has no option {name}: {hint}")
+    return kind(**options)
