@@ -52,6 +52,13 @@ class Progress(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Phase(Event):
+    """What is being done now: "starting 2 ranks", "training"."""
+
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Note(Event):
     """Something the reader of the result should know: a choice that was made, a doubt about a figure."""
 

@@ -1,0 +1,142 @@
+"""The one process that owns the whole tree of ranks and outlives nothing.
+
+    python -m cooptim_lab.ranks.guard KERNEL_PID DIRECTORY COMMAND...
+
+It runs COMMAND (mpiexec and its ranks) in a session of its own, adopts what the tree orphans, and takes everything down
+as soon as its stdin ends (the kernel closed it, or died), the kernel is gone, or COMMAND has ended. "Everything" is every
+descendant, the shared-memory segments that they had open, and DIRECTORY. A line on stdin names a further segment, or says
+"end": a process that the kernel forked may hold its end of the pipe open.
+
+Single-threaded, imports nothing heavy, knows nothing of what the ranks do. On Linux it is a child subreaper and COMMAND
+dies with it; elsewhere orphans cannot be adopted, and ranks end by themselves when their control connection does.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+GRACE_SECONDS = 0.3  # between SIGTERM and SIGKILL
+CHECK_SECONDS = 0.5  # how often to look for the kernel where the system cannot tell of its end
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # <linux/prctl.h>
+IS_LINUX = sys.platform == "linux"
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command, wait for a reason to end, leave nothing."""
+    kernel, directory, command = int(arguments[0]), Path(arguments[1]), arguments[2:]
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # only the three reasons above end it
+    if IS_LINUX:
+        prctl(PR_SET_CHILD_SUBREAPER, 1)
+    segments: set[str] = set()
+    try:
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=die_with_parent if IS_LINUX else None) as child:  # noqa: PLW1509 - this process has one thread
+            watch(kernel, child, segments)
+            take_down(segments)
+    finally:
+        for segment in segments:
+            Path(segment).unlink(missing_ok=True)
+        shutil.rmtree(directory, ignore_errors=True)
+    return 0
+
+
+def prctl(option: int, value: int) -> None:
+    """Linux's prctl(2)."""
+    if ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl")
+
+
+def die_with_parent() -> None:
+    """In the child, before COMMAND: take back the ignored signals, and end when the guard does."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def watch(kernel: int, child: subprocess.Popen[bytes], segments: set[str]) -> None:
+    """Wait until stdin ends, the kernel is gone or the child has ended; gather the segments named on stdin."""
+    poller = select.poll()
+    poller.register(0, select.POLLIN | select.POLLHUP)
+    handles = []
+    if IS_LINUX:
+        for pid in (kernel, child.pid):
+            try:
+                handles.append(os.pidfd_open(pid))
+            except ProcessLookupError:
+                return  # gone already
+            poller.register(handles[-1], select.POLLIN)
+    pending = b""
+    while True:
+        ready = poller.poll(None if IS_LINUX else CHECK_SECONDS * 1000)
+        if any(descriptor in handles for descriptor, _ in ready):
+            return
+        if not IS_LINUX and (child.poll() is not None or not psutil.pid_exists(kernel)):
+            return
+        if any(descriptor == 0 for descriptor, _ in ready):
+            data = os.read(0, 65536)
+            if not data:
+                return
+            *lines, pending = (pending + data).split(b"\n")
+            if b"end" in lines:
+                return
+            segments.update(os.fsdecode(line) for line in lines)
+
+
+def take_down(segments: set[str]) -> None:
+    """End every descendant: SIGTERM, a moment, SIGKILL until none is left. Gathers their segments before."""
+    me = psutil.Process()
+    tree = me.children(recursive=True)
+    segments.update(path for process in tree for path in open_segments(process.pid))
+    for process in tree:
+        _signal(process, signal.SIGTERM)
+    _, alive = psutil.wait_procs(tree, timeout=GRACE_SECONDS)
+    while alive:
+        for process in alive:
+            segments.update(open_segments(process.pid))
+            _signal(process, signal.SIGKILL)
+        psutil.wait_procs(alive, timeout=GRACE_SECONDS)
+        _reap()
+        alive = me.children(recursive=True)  # also what was started meanwhile
+    _reap()
+
+
+def open_segments(pid: int) -> set[str]:
+    """The files of MPI in /dev/shm that a process has mapped; empty where the system has no such directory."""
+    try:
+        maps = Path(f"/proc/{pid}/maps").read_text().splitlines()
+    except OSError:
+        return set()
+    return {line.split(maxsplit=5)[5] for line in maps if "/dev/shm/mpich_shm" in line and "(deleted)" not in line}
+
+
+def _signal(process: psutil.Process, number: int) -> None:
+    try:
+        process.send_signal(number)
+    except psutil.NoSuchProcess:
+        pass  # it went by itself
+
+
+def _reap() -> None:
+    """Collect adopted children, so that no zombie is counted as alive."""
+    while True:
+        try:
+            pid, _ = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            time.sleep(0.005)
+            return
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

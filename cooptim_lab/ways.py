@@ -1,0 +1,98 @@
+"""The ways to train a task, as plain calls: each makes a Run, hands it to the ranks and returns at once.
+
+This is where the layers meet (spec, run, record, pool), so it stands above all of them and below the studies, which make
+many runs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .datasets import digits
+from .errors import InputError, LabError
+from .ranks.pool import RankPool, shared_pool
+from .runs import store
+from .runs.events import Started
+from .runs.result import Result
+from .runs.run import Run
+from .task import Task
+from .training.context import Context
+from .training.spec import Baseline, Sharded, Spec, Subnets, make_spec
+
+TITLES = {"baseline": "as it is", "subnets": "sub-networks", "sharded": "sharded"}
+"""What a reader sees for each way."""
+
+
+def train(task: Task | None = None, *, pool: RankPool | None = None, **options: Any) -> Run[Result]:
+    """Train the network as it is, on one rank. Its seconds are T_p.
+
+    Parameters
+    ----------
+    task
+        What to train; the built-in digits when left out.
+    pool
+        The ranks to use; this process's own when left out.
+    **options
+        The fields of `training.spec.Baseline`: epochs, batch, seed.
+
+    Returns
+    -------
+    Run
+        `run.wait()` gives the `Result`; `run.stop()` ends it early and keeps what was trained.
+
+    Raises
+    ------
+    InputError
+        For an option that does not exist or a value out of bounds.
+    """
+    return launch(task, make_spec(Baseline, options), pool=pool)
+
+
+def train_subnets(task: Task | None = None, *, pool: RankPool | None = None, **options: Any) -> Run[Result]:
+    """Train N small networks at the same time and fuse them: y = 1/N Σ f_i(x).
+
+    Parameters, returns and raises as `train`; options are the fields of `training.spec.Subnets`: subnets, workers, split,
+    fuse, epochs, batch, seed.
+    """
+    return launch(task, make_spec(Subnets, options), pool=pool)
+
+
+def train_sharded(task: Task | None = None, *, pool: RankPool | None = None, **options: Any) -> Run[Result]:
+    """Spread the training rows over M ranks and aggregate their gradients at every step: min_w 1/M Σ L(θ_i, y_i).
+
+    Parameters, returns and raises as `train`; options are the fields of `training.spec.Sharded`: workers, aggregate,
+    epochs, batch, seed.
+    """
+    return launch(task, make_spec(Sharded, options), pool=pool)
+
+
+def launch(task: Task | None, spec: Spec, *, pool: RankPool | None = None) -> Run[Result]:
+    """Start one run of `spec` (see `train`); recorded from its first event on."""
+    task = task or digits()
+    if not isinstance(task, Task):
+        raise InputError(f"task is a {type(task).__name__}: give Task(model=..., data=...)")
+    run: Run[Result] = Run(spec.way, spec.options(), title=f"{TITLES[spec.way]}: {task.name}")
+    store.keep(run)
+    run.post(Started(way=spec.way, options=spec.options(), workers=spec.workers))
+    try:
+        (pool or shared_pool()).submit(
+            run, run_program, {"task": task, "spec": spec}, workers=spec.workers, finish=_finish
+        )
+    except LabError as error:
+        run.fail(error)
+        raise
+    return run
+
+
+def run_program(context: Context, task: Task, spec: Spec) -> Result | None:
+    """On a rank: the program of the way. Imported there, so that the kernel never imports torch for it."""
+    from .training.programs import PROGRAMS
+
+    return PROGRAMS[type(spec)](context, task, spec)
+
+
+def _finish(run: Run[Result], values: list[Any], stopped: bool) -> None:
+    result: Result = values[0]
+    run.finish(result, state=result.state, summary=result.summary())
+
+

@@ -1,0 +1,354 @@
+// The live view: draws what LiveChart (chart.py) sends and knows nothing of runs. How `points` and `curves` are to be
+// read is told there. The kernel sends numbers only; scales, ticks and colours are made here, anew for each frame.
+
+const COLOURS = 6; // --cooptim-c0 … c5 in live.css
+const SILENCE = 60; // seconds without an update after which a running view says so
+const LEFTOVER = "no kernel: this view is a leftover; run the cell again, or %cooptim show";
+const SUPERSCRIPT = "⁰¹²³⁴⁵⁶⁷⁸⁹";
+
+// Elements are built one by one, never from strings of HTML: names come from the user's code.
+function make(tag, className, parent, namespace = "http://www.w3.org/1999/xhtml") {
+  const node = document.createElementNS(namespace, tag);
+  if (className) node.setAttribute("class", className);
+  parent?.append(node);
+  return node;
+}
+
+function draw(tag, attributes, parent, text) {
+  const node = make(tag, null, parent, "http://www.w3.org/2000/svg");
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  if (text !== undefined) node.textContent = text;
+  return node;
+}
+
+/** The curves as sent, each with its rows: [{name, kind, columns, count, values: Float32Array, colour}]. */
+function decode(model) {
+  const raw = model.get("points"); // a DataView that may start anywhere in a larger buffer: copy, to be aligned
+  const values = new Float32Array(raw?.byteLength ? raw.buffer.slice(raw.byteOffset, raw.byteOffset + raw.byteLength) : 0);
+  const slots = new Map();
+  let start = 0;
+  return (model.get("curves") ?? []).map((curve) => {
+    const own = values.subarray(start, (start += curve.count * curve.columns));
+    if (curve.kind === "ideal") return { ...curve, values: own, colour: "var(--cooptim-muted)" };
+    if (!slots.has(curve.name)) slots.set(curve.name, slots.size);
+    return { ...curve, values: own, colour: `var(--cooptim-c${slots.get(curve.name) % COLOURS})` };
+  });
+}
+
+function* rows({ values, columns, count }) {
+  for (let i = 0; i < count; i++) yield values.subarray(i * columns, (i + 1) * columns);
+}
+
+function last(curve) {
+  let found = null;
+  for (const row of rows(curve)) if (Number.isFinite(row[0]) && Number.isFinite(row[1])) found = row;
+  return found;
+}
+
+function short(value) {
+  const size = Math.abs(value);
+  if (size >= 1e4) return new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 2 }).format(value);
+  if (size > 0 && size < 1e-3) return value.toExponential(1);
+  return value.toFixed(size >= 100 ? 1 : size >= 10 ? 2 : 3);
+}
+
+/** Round numbers between lo and hi, about `target` of them, at least `least` apart: [{at, label}]. */
+function linearTicks(lo, hi, target, least = 0) {
+  const rough = (hi - lo) / target;
+  const power = 10 ** Math.floor(Math.log10(rough));
+  const step = Math.max(least, power * ([1, 2, 5].find((m) => m * power >= rough * 0.999) ?? 10));
+  const digits = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
+  const found = [];
+  for (let i = Math.ceil(lo / step - 1e-9); i <= hi / step + 1e-9; i++) {
+    const at = i * step;
+    const plain = Math.abs(at) < 1e4 && (digits <= 4 || at === 0);
+    found.push({ at, label: plain ? at.toFixed(at === 0 ? 0 : digits) : digits > 4 ? at.toExponential(1) : short(at) });
+  }
+  return found;
+}
+
+/** Ticks of a logarithmic axis: powers of ten, with 2 and 5 between where there are few. */
+function logTicks(lo, hi) {
+  const from = Math.floor(Math.log10(lo));
+  const to = Math.ceil(Math.log10(hi));
+  const stride = Math.max(1, Math.ceil((to - from) / 6));
+  const found = [];
+  for (let power = from; power <= to; power += stride) {
+    for (const digit of to - from <= 2 ? [1, 2, 5] : [1]) {
+      const at = Number(`${digit}e${power}`);
+      const raised = `10${power < 0 ? "⁻" : ""}${[...`${Math.abs(power)}`].map((c) => SUPERSCRIPT[c]).join("")}`;
+      const label = Math.abs(power) <= 3 ? String(at) : digit === 1 ? raised : `${digit}·${raised}`;
+      if (at >= lo && at <= hi) found.push({ at, label });
+    }
+  }
+  return found.length > 1 ? found : linearTicks(lo, hi, 4); // less than a step of the above: as on a linear axis
+}
+
+/** What the axes span: {x: [lo, hi], y: [lo, hi], whole: all x are whole numbers, empty: nothing to draw}. */
+function spans(curves, logarithmic) {
+  const x = [Infinity, -Infinity];
+  const y = [Infinity, -Infinity];
+  let whole = true;
+  const widen = (span, value) => {
+    if (value < span[0]) span[0] = value;
+    if (value > span[1]) span[1] = value;
+  };
+  const fits = (value) => Number.isFinite(value) && (!logarithmic || value > 0);
+  for (const curve of curves) {
+    for (const row of rows(curve)) {
+      if (!Number.isFinite(row[0]) || !fits(row[1])) continue;
+      widen(x, row[0]);
+      whole &&= Number.isInteger(row[0]);
+      for (let i = 1; i < row.length; i++) if (fits(row[i])) widen(y, row[i]);
+    }
+  }
+  if (x[0] > x[1]) return { x: [0, 1], y: logarithmic ? [0.1, 1] : [0, 1], whole: true, empty: true };
+  if (x[0] === x[1]) x[1] = x[0] + 1;
+  if (curves.some(({ kind }) => kind === "marker")) {
+    const room = 0.04 * (x[1] - x[0]);
+    x[0] -= room;
+    x[1] += room;
+  }
+  if (logarithmic) {
+    const room = y[0] === y[1] ? 2 : (y[1] / y[0]) ** 0.06;
+    return { x, y: [y[0] / room, y[1] * room], whole, empty: false };
+  }
+  const room = y[0] === y[1] ? 0.1 * Math.abs(y[0]) || 0.5 : 0.06 * (y[1] - y[0]);
+  const floor = y[0] >= 0 ? Math.max(0, y[0] - room) : y[0] - room; // what is never negative gets no negative axis
+  return { x, y: [floor, y[1] + room], whole, empty: false };
+}
+
+/** A path through a curve's points. What is not finite (or, on a log axis, not positive) breaks it. */
+function trace(curve, toX, toY) {
+  let path = "";
+  let pen = false;
+  for (const row of rows(curve)) {
+    const x = toX(row[0]);
+    const y = toY(row[1]);
+    const here = Number.isFinite(x) && Number.isFinite(y);
+    if (here) path += `${pen ? "L" : "M"}${x.toFixed(1)},${y.toFixed(1)}${pen ? "" : "h0"}`; // h0: a lone point is a dot
+    pen = here;
+  }
+  return path;
+}
+
+function drawMarkers(curve, toX, toY, svg) {
+  const style = `stroke:${curve.colour}`;
+  draw("path", { d: trace(curve, toX, toY), class: "between", style }, svg);
+  for (const [x, y, lo, hi] of rows(curve)) {
+    const [cx, cy, low, high] = [toX(x), toY(y), toY(lo), toY(hi)];
+    if (!Number.isFinite(cx) || !Number.isFinite(cy)) continue;
+    const spread = Number.isFinite(low) && Number.isFinite(high);
+    const bar = `M${cx},${low}V${high}M${cx - 4},${low}h8M${cx - 4},${high}h8`;
+    if (spread) draw("path", { d: bar, class: "spread", style }, svg);
+    const dot = draw("circle", { cx, cy, r: 4.5, style: `fill:${curve.colour}` }, svg);
+    draw("title", {}, dot, `${curve.name}: ${short(y)} at ${x}${spread ? ` (${short(lo)} to ${short(hi)})` : ""}`);
+  }
+}
+
+function drawPlot(svg, model, curves, width) {
+  const height = Math.round(Math.min(330, Math.max(220, width * 0.46)));
+  const logarithmic = model.get("log_y");
+  const { x, y, whole, empty } = spans(curves, logarithmic);
+  const yTicks = empty ? [] : logarithmic ? logTicks(...y) : linearTicks(...y, height / 55);
+  const xTicks = empty ? [] : linearTicks(...x, Math.min(8, width / 70), whole ? 1 : 0);
+  const [xLabel, yLabel] = [model.get("x_label"), model.get("y_label")];
+  const left = 14 + 6.5 * Math.max(3, ...yTicks.map(({ label }) => label.length));
+  const [right, top, bottom] = [width - 14, yLabel ? 24 : 8, height - (xLabel ? 40 : 22)];
+  const bend = logarithmic ? Math.log10 : (value) => value;
+  const toX = (value) => left + ((value - x[0]) / (x[1] - x[0])) * (right - left);
+  const toY = (value) => bottom - ((bend(value) - bend(y[0])) / (bend(y[1]) - bend(y[0]))) * (bottom - top);
+
+  svg.replaceChildren();
+  svg.setAttribute("width", width);
+  svg.setAttribute("height", height);
+  for (const { at, label } of yTicks) {
+    draw("line", { class: "grid", x1: left, x2: right, y1: toY(at), y2: toY(at) }, svg);
+    draw("text", { x: left - 8, y: toY(at) + 4, "text-anchor": "end" }, svg, label);
+  }
+  for (const { at, label } of xTicks) {
+    draw("line", { class: "axis", x1: toX(at), x2: toX(at), y1: bottom, y2: bottom + 4 }, svg);
+    draw("text", { x: toX(at), y: bottom + 17, "text-anchor": "middle" }, svg, label);
+  }
+  draw("line", { class: "axis", x1: left, x2: right, y1: bottom, y2: bottom }, svg);
+  if (xLabel) draw("text", { class: "label", x: (left + right) / 2, y: height - 6, "text-anchor": "middle" }, svg, xLabel);
+  if (yLabel) draw("text", { class: "label", x: 2, y: 12 }, svg, logarithmic ? `${yLabel} (log scale)` : yLabel);
+  const middle = { x: (left + right) / 2, y: (top + bottom) / 2, "text-anchor": "middle" };
+  if (empty && model.get("state") === "running") draw("text", middle, svg, "waiting for the first point");
+
+  const order = ["ideal", "faint", "line", "marker"]; // what matters most is drawn last, on top
+  for (const curve of [...curves].sort((a, b) => order.indexOf(a.kind) - order.indexOf(b.kind))) {
+    if (curve.kind === "marker") {
+      drawMarkers(curve, toX, toY, svg);
+      continue;
+    }
+    draw("path", { d: trace(curve, toX, toY), class: curve.kind, style: `stroke:${curve.colour}` }, svg);
+    const end = curve.kind === "line" && model.get("state") === "running" && last(curve);
+    if (end && Number.isFinite(toY(end[1]))) {
+      draw("circle", { cx: toX(end[0]), cy: toY(end[1]), r: 4, style: `fill:${curve.colour}` }, svg);
+    }
+  }
+}
+
+/** Is the kernel that feeds this view still there? true, false, or null where this front end does not tell.
+ *
+ *  A restart by the user is told by ipywidgets (`comm_live`), a kernel that died or was shut down or changed is not: the
+ *  kernel connection then merely forgets its comms. anywidget hides this model's own comm, so its layout's is asked:
+ *  made and lost together with ours.
+ */
+function kernelLives(model) {
+  try {
+    const layout = model.get("layout");
+    if (layout?.comm_live === false) return false;
+    const kernel = model.widget_manager?.kernel;
+    if (kernel === null || kernel?.isDisposed) return false;
+    return kernel?.hasComm?.(layout.model_id) ?? null;
+  } catch {
+    return null; // the notebook is being closed, or the layout is not there yet
+  }
+}
+
+function render({ model, el }) {
+  const root = make("div", "cooptim-live", el);
+  const head = make("div", "cooptim-live__head", root);
+  const title = make("div", "cooptim-live__title", head);
+  const legend = make("div", "cooptim-live__legend", head);
+  const svg = draw("svg", { class: "cooptim-live__plot", role: "img" }, root);
+  const progress = make("div", "cooptim-live__progress", root);
+  const bar = make("div", null, progress);
+  const line = make("div", "cooptim-live__status", root);
+  const word = make("span", "cooptim-live__state", line);
+  const text = make("span", null, line);
+  const notice = make("span", "cooptim-live__notice", line);
+  const table = make("table", null, make("div", "cooptim-live__scroll", root));
+  progress.setAttribute("role", "progressbar");
+  progress.setAttribute("aria-label", "progress");
+  word.setAttribute("role", "status"); // read aloud when it changes; the numbers beside it would never stop
+  notice.setAttribute("role", "status");
+
+  const hidden = new Set(); // names switched off in the legend
+  let gone = false;
+  let heard = Date.now();
+  let frame = 0;
+  const drawn = {}; // what legend and table were built from: they are rebuilt only when that changes
+
+  function setText(node, value) {
+    if (node.textContent !== value) node.textContent = value; // an unchanged text is not read aloud again
+  }
+
+  function drawLegend(curves) {
+    const entries = [...new Map(curves.map((curve) => [curve.name, curve])).values()].filter(({ name }) => name);
+    const key = JSON.stringify(entries.map(({ name, kind }) => [name, kind]));
+    if (key !== drawn.legend) {
+      // Built anew at each frame, a button would be gone between press and release.
+      drawn.legend = key;
+      legend.replaceChildren();
+      for (const { name, kind, colour } of entries) {
+        const button = make("button", null, legend);
+        button.type = "button";
+        const swatch = draw("svg", { width: 18, height: 10, "aria-hidden": "true" }, button);
+        if (kind === "marker") draw("circle", { cx: 9, cy: 5, r: 4.5, style: `fill:${colour}` }, swatch);
+        else draw("path", { d: "M1,5H17", class: kind, style: `stroke:${colour}` }, swatch);
+        make("span", null, button).textContent = name;
+        make("span", "cooptim-live__value", button);
+        button.addEventListener("click", () => {
+          if (!hidden.delete(name)) hidden.add(name);
+          schedule();
+        });
+      }
+    }
+    entries.forEach((curve, i) => {
+      const end = curve.kind === "line" && last(curve);
+      legend.children[i].setAttribute("aria-pressed", !hidden.has(curve.name));
+      setText(legend.children[i].lastChild, end ? short(end[1]) : "");
+    });
+  }
+
+  function drawTable() {
+    const [header, ...body] = model.get("table") ?? [];
+    const key = JSON.stringify([header, body]);
+    if (key === drawn.table) return;
+    drawn.table = key;
+    table.replaceChildren();
+    table.hidden = !header;
+    if (!header) return;
+    const top = make("tr", null, make("thead", null, table));
+    for (const name of header) Object.assign(make("th", null, top), { scope: "col", textContent: name });
+    const rest = make("tbody", null, table);
+    for (const cells of body) {
+      const row = make("tr", null, rest);
+      for (const cell of cells) make("td", null, row).textContent = cell;
+    }
+  }
+
+  function drawStatus() {
+    const state = model.get("state");
+    const fraction = model.get("fraction");
+    const over = state !== "waiting" && state !== "running";
+    const silent = Math.floor((Date.now() - heard) / 1000);
+    progress.hidden = fraction === null && (state !== "running" || gone);
+    if (fraction === null) progress.removeAttribute("aria-valuenow");
+    else progress.setAttribute("aria-valuenow", Math.round(100 * Math.min(1, Math.max(0, fraction))));
+    bar.style.width = fraction === null ? "" : `${progress.getAttribute("aria-valuenow")}%`;
+    root.style.setProperty("--cooptim-state", gone && !over ? "var(--cooptim-muted)" : `var(--cooptim-${state})`);
+    word.hidden = gone && !over; // nothing is running any more
+    setText(word, state);
+    setText(text, model.get("status"));
+    if (gone) setText(notice, LEFTOVER);
+    else if (state === "running" && silent >= SILENCE) {
+      const since = silent < 120 ? `${silent} s` : `${Math.floor(silent / 60)} min`;
+      setText(notice, `no update for ${since}; if the kernel is gone, run the cell again, or %cooptim show`);
+    } else setText(notice, "");
+    root.dataset.cooptimState = state;
+    root.dataset.cooptimKernel = gone ? "gone" : "there";
+  }
+
+  function redraw() {
+    frame = 0;
+    const all = decode(model);
+    const curves = all.filter(({ name }) => !hidden.has(name));
+    setText(title, model.get("title"));
+    drawLegend(all);
+    const width = root.clientWidth - 16; // its padding
+    drawPlot(svg, model, curves, width > 0 ? width : 640); // not attached yet: the observer below will call again
+    const ends = curves.filter(({ kind }) => kind !== "faint").map((curve) => [curve.name, last(curve)]);
+    const said = ends.filter(([, end]) => end).map(([name, end]) => `${name}: ${short(end[1])} at ${short(end[0])}`);
+    const axes = `${model.get("y_label") || "y"} against ${model.get("x_label") || "x"}`;
+    svg.setAttribute("aria-label", [model.get("title"), axes, ...said].filter(Boolean).join("; "));
+    drawTable();
+    drawStatus();
+    root.dataset.cooptimPoints = all.reduce((sum, { count }) => sum + count, 0);
+    root.dataset.cooptimCurves = all.length;
+  }
+
+  function schedule() {
+    frame ||= requestAnimationFrame(redraw); // many updates between two frames are one drawing
+  }
+
+  function update() {
+    heard = Date.now();
+    schedule();
+  }
+
+  function watch() {
+    gone = kernelLives(model) === false;
+    drawStatus();
+  }
+
+  const observer = new ResizeObserver(schedule);
+  observer.observe(root);
+  model.on("change", update);
+  model.on("comm_live_update", watch);
+  const timer = setInterval(watch, 1000);
+  redraw();
+  watch();
+  return () => {
+    clearInterval(timer);
+    cancelAnimationFrame(frame);
+    observer.disconnect();
+    model.off("change", update);
+    model.off("comm_live_update", watch);
+  };
+}
+
+export default { render };
