@@ -70,7 +70,9 @@ class Task:
                 raise InputError(f"{name} is a {_kind(value)}: give a function")
         for name in ("loss", "metric"):
             if isinstance(getattr(self, name), type):
-                raise InputError(f"{name} is the class {getattr(self, name).__name__}: write {getattr(self, name).__name__}()")
+                raise InputError(
+                    f"{name} is the class {getattr(self, name).__name__}: write {getattr(self, name).__name__}()"
+                )
         if not 0 < self.held_out < 1:
             raise InputError(f"held_out = {self.held_out}: must lie between 0 and 1, say 0.2")
 
@@ -84,7 +86,9 @@ class Task:
             When `model` or `data` is not among them, with the nearest name that is.
         """
         if not names:
-            raise InputError("the body is empty: define model and data in it, e.g. model = nn.Sequential(...), data = (X, y)")
+            raise InputError(
+                "the body is empty: define model and data in it, e.g. model = nn.Sequential(...), data = (X, y)"
+            )
         for required in NAMES[:2]:
             if required not in names:
                 near = difflib.get_close_matches(required, [n for n in names if n not in NAMES], n=1)

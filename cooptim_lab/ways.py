@@ -1,7 +1,7 @@
 """The ways to train a task, as plain calls: each makes a Run, hands it to the ranks and returns at once.
 
-This is where the layers meet (spec, run, record, pool), so it stands above all of them and below the studies, which make
-many runs.
+This is where the layers meet (spec, run, record, pool), so it stands above all of them and below the studies, which
+make many runs.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ def train(task: Task | None = None, *, pool: RankPool | None = None, **options: 
 def train_subnets(task: Task | None = None, *, pool: RankPool | None = None, **options: Any) -> Run[Result]:
     """Train N small networks at the same time and fuse them: y = 1/N Σ f_i(x).
 
-    Parameters, returns and raises as `train`; options are the fields of `training.spec.Subnets`: subnets, workers, split,
-    fuse, epochs, batch, seed.
+    Parameters, returns and raises as `train`; options are the fields of `training.spec.Subnets`: subnets, workers,
+    split, fuse, epochs, batch, seed.
     """
     return launch(task, make_spec(Subnets, options), pool=pool)
 
@@ -66,13 +66,14 @@ def train_sharded(task: Task | None = None, *, pool: RankPool | None = None, **o
     return launch(task, make_spec(Sharded, options), pool=pool)
 
 
-def launch(task: Task | None, spec: Spec, *, pool: RankPool | None = None) -> Run[Result]:
-    """Start one run of `spec` (see `train`); recorded from its first event on."""
+def launch(task: Task | None, spec: Spec, *, pool: RankPool | None = None, record: bool = True) -> Run[Result]:
+    """Start one run of `spec` (see `train`), recorded from its first event on; a study records its trainings itself."""
     task = task or digits()
     if not isinstance(task, Task):
         raise InputError(f"task is a {type(task).__name__}: give Task(model=..., data=...)")
     run: Run[Result] = Run(spec.way, spec.options(), title=f"{TITLES[spec.way]}: {task.name}")
-    store.keep(run)
+    if record:
+        store.keep(run)
     run.post(Started(way=spec.way, options=spec.options(), workers=spec.workers))
     try:
         (pool or shared_pool()).submit(
@@ -94,5 +95,3 @@ def run_program(context: Context, task: Task, spec: Spec) -> Result | None:
 def _finish(run: Run[Result], values: list[Any], stopped: bool) -> None:
     result: Result = values[0]
     run.finish(result, state=result.state, summary=result.summary())
-
-

@@ -3,9 +3,9 @@
     python -m cooptim_lab.ranks.guard KERNEL_PID DIRECTORY COMMAND...
 
 It runs COMMAND (mpiexec and its ranks) in a session of its own, adopts what the tree orphans, and takes everything down
-as soon as its stdin ends (the kernel closed it, or died), the kernel is gone, or COMMAND has ended. "Everything" is every
-descendant, the shared-memory segments that they had open, and DIRECTORY. A line on stdin names a further segment, or says
-"end": a process that the kernel forked may hold its end of the pipe open.
+as soon as its stdin ends (the kernel closed it, or died), the kernel is gone, or COMMAND has ended. "Everything" is
+every descendant, the shared-memory segments that they had open, and DIRECTORY. A line on stdin names a further
+segment, or says "end": a process that the kernel forked may hold its end of the pipe open.
 
 Single-threaded, imports nothing heavy, knows nothing of what the ranks do. On Linux it is a child subreaper and COMMAND
 dies with it; elsewhere orphans cannot be adopted, and ranks end by themselves when their control connection does.
@@ -13,6 +13,7 @@ dies with it; elsewhere orphans cannot be adopted, and ranks end by themselves w
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import select
@@ -40,7 +41,8 @@ def main(arguments: list[str]) -> int:
         prctl(PR_SET_CHILD_SUBREAPER, 1)
     segments: set[str] = set()
     try:
-        with subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=die_with_parent if IS_LINUX else None) as child:  # noqa: PLW1509 - this process has one thread
+        prepare = die_with_parent if IS_LINUX else None  # safe: this process has one thread
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=prepare) as child:  # noqa: PLW1509
             watch(kernel, child, segments)
             take_down(segments)
     finally:
@@ -120,10 +122,8 @@ def open_segments(pid: int) -> set[str]:
 
 
 def _signal(process: psutil.Process, number: int) -> None:
-    try:
+    with contextlib.suppress(psutil.NoSuchProcess):  # it went by itself
         process.send_signal(number)
-    except psutil.NoSuchProcess:
-        pass  # it went by itself
 
 
 def _reap() -> None:

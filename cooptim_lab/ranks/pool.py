@@ -1,7 +1,8 @@
 """RankPool: MPI ranks that stand ready. Start, submit, stop, close.
 
-One thread carries the pool: it takes jobs from a queue, starts (or grows) the ranks when a job needs them, and sees each
-job to its end. Whatever goes wrong on a rank ends the job for all of them, and the next job finds a whole pool again.
+One thread carries the pool: it takes jobs from a queue, starts (or grows) the ranks when a job needs them, and sees
+each job to its end. Whatever goes wrong on a rank ends the job for all of them, and the next job finds a whole pool
+again.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import itertools
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +27,7 @@ from . import wire
 from .rankset import Lost, Mailbox, Printed, RankSet
 
 ANSWER_SECONDS = 2.0
-"""How long a rank may take to answer an interrupt before all are replaced: it sits in a call that Python cannot leave."""
+"""A rank that has not answered an interrupt by then sits in a call that Python cannot leave: all ranks are replaced."""
 
 Finish = Callable[[Run[Any], list[Any], bool], None]
 """Makes the run's result of the values of all ranks, in their order; the flag says whether it was asked to stop."""
@@ -36,7 +37,7 @@ Finish = Callable[[Run[Any], list[Any], bool], None]
 class _Job:
     id: int
     run: Run[Any]
-    call: bytes
+    calls: tuple[bytes, ...]
     workers: int
     finish: Finish
     is_cooperative: bool
@@ -58,8 +59,8 @@ class RankPool:
     Parameters
     ----------
     workers
-        Ranks to start with. A job that asks for fewer uses the first ones, one that asks for more makes the pool grow (a
-        new launch; what programs left in the ranks' memory is gone then).
+        Ranks to start with. A job that asks for fewer uses the first ones, one that asks for more makes the pool grow
+        (a new launch; what programs left in the ranks' memory is gone then).
 
     Examples
     --------
@@ -96,6 +97,7 @@ class RankPool:
         *,
         workers: int,
         finish: Finish,
+        per_rank: Sequence[Mapping[str, Any]] | None = None,
         is_cooperative: bool = True,
     ) -> None:
         """Queue `program(context, **arguments)` for `workers` ranks, on behalf of `run`. Returns at once.
@@ -106,6 +108,8 @@ class RankPool:
             Travels by value (cloudpickle); called on every rank with a `training.context.Context`.
         finish
             Called with (run, values by rank, was it asked to stop) when all ranks have returned.
+        per_rank
+            Further arguments for each rank, in their order: what one rank needs, only that rank is sent.
         is_cooperative
             Whether the program looks at `context.stopping()`. If not, the first stop interrupts it.
 
@@ -119,29 +123,40 @@ class RankPool:
         if self._closed:
             raise PoolError("the pool is closed: make a new RankPool")
         try:
-            call = cloudpickle.dumps((program, dict(arguments)))
+            if per_rank is None:
+                calls = (cloudpickle.dumps((program, dict(arguments))),) * workers
+            else:
+                calls = tuple(cloudpickle.dumps((program, {**arguments, **own})) for own in per_rank)
         except Exception as error:  # pickling runs the user's own code
             raise InputError(f"this cannot be sent to the ranks: {type(error).__name__}: {error}") from error
-        job = _Job(next(self._ids), run, call, workers, finish, is_cooperative)
+        job = _Job(next(self._ids), run, calls, workers, finish, is_cooperative)
         run.on_stop(lambda level: self._mailbox.put((None, _StopAsked(job.id, level))))
         self._queue.put(job)
 
-    def run(self, program: Callable[..., Any], /, *, workers: int | None = None, **arguments: Any) -> list[Any]:
+    def run(
+        self,
+        program: Callable[..., Any],
+        /,
+        *,
+        workers: int | None = None,
+        per_rank: Sequence[Mapping[str, Any]] | None = None,
+        **arguments: Any,
+    ) -> list[Any]:
         """Run a program on the ranks, wait, and return what each of them returned, in order (see `submit`)."""
-        run: Run[list[Any]] = Run("call", {"workers": workers or self.workers})
+        workers = workers or self.workers
+        run: Run[list[Any]] = Run("call", {"workers": workers})
         self.submit(
-            run,
-            program,
-            arguments,
-            workers=workers or self.workers,
-            finish=lambda run, values, stopped: run.finish(values),
-            is_cooperative=False,
+            run, program, arguments, workers=workers, finish=give_values, per_rank=per_rank, is_cooperative=False
         )
         try:
             return run.wait()
         except KeyboardInterrupt:
             run.stop()
             raise
+
+    def reserve(self, workers: int) -> None:
+        """The next start brings at least so many ranks, so that a larger job to come need not start them anew."""
+        self.workers = max(self.workers, workers)
 
     def start(self) -> None:
         """Start the ranks now and wait for them, instead of at the first job.
@@ -196,7 +211,7 @@ class RankPool:
 
     # On the pool's thread.
 
-    def _on_thread(self, action: Callable[[], None]) -> None:
+    def _on_thread(self, action: Callable[[], object]) -> None:
         """Run an action between jobs and wait for it; what it raises is raised here."""
         done, raised = threading.Event(), []
 
@@ -271,7 +286,7 @@ class RankPool:
         run.post(Phase(text="running"))
         job.pending = set(range(job.workers))
         for rank in range(job.workers):
-            ranks.send(rank, wire.Start(job.id, job.workers, max(1, cpus // job.workers), job.call))
+            ranks.send(rank, wire.Start(job.id, job.workers, max(1, cpus // job.workers), job.calls[rank]))
         self._attend(job, ranks)
         if job.failure is not None:
             run.fail(job.failure)
@@ -285,7 +300,9 @@ class RankPool:
                 left = None if job.deadline is None else max(0.0, job.deadline - time.monotonic())
                 rank, message = self._mailbox.get(timeout=left)
             except queue.Empty:
-                job.run.post(Note(text="a rank did not answer the interrupt: all ranks were replaced, their names are lost"))
+                job.run.post(
+                    Note(text="a rank did not answer the interrupt: all ranks were replaced, their names are lost")
+                )
                 job.failure = job.failure or RunStopped("stopped; a rank did not answer and all were replaced")
                 ranks.kill()
                 return
@@ -343,6 +360,11 @@ class RankPool:
         job.deadline = job.deadline or time.monotonic() + ANSWER_SECONDS
 
 
+def give_values(run: Run[Any], values: list[Any], stopped: bool) -> None:
+    """The plainest `Finish`: the result is the ranks' values, in order."""
+    run.finish(values)
+
+
 def _first(known: LabError | None, new: LabError) -> LabError:
     """The failure to report: the first, but a real one before those that a stop has caused."""
     return new if known is None or isinstance(known, RunStopped) else known
@@ -355,6 +377,8 @@ def _private_memory(pid: int) -> int | None:
         return None
 
 
+SHARED_WORKERS = 2
+"""What the shared pool starts with where there are CPUs for them: enough for the first lessons without a restart."""
 _shared: RankPool | None = None
 _sharing = threading.Lock()
 
@@ -364,5 +388,5 @@ def shared_pool() -> RankPool:
     global _shared  # noqa: PLW0603 - one pool per process is the point
     with _sharing:
         if _shared is None or _shared._closed:
-            _shared = RankPool()
+            _shared = RankPool(min(allowed_cpus(), SHARED_WORKERS))
         return _shared

@@ -2,12 +2,13 @@
 
     mpiexec -n M python -m cooptim_lab.ranks.rank DIRECTORY
 
-The main thread runs programs, and between them blocks on a queue: an idle rank uses no CPU. A thread of its own reads the
-control connection, so that a rank can be stopped while it computes, and ends the process when the kernel goes.
+The main thread runs programs, and between them blocks on a queue: an idle rank uses no CPU. A thread of its own reads
+the control connection, so that a rank can be stopped while it computes, and ends the process when the kernel goes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import faulthandler
 import os
@@ -123,10 +124,8 @@ def set_threads(threads: int) -> None:
 def flush_output() -> None:
     """Bring what Python and C have buffered to the descriptors, before the kernel is told that a program ended."""
     for stream in (sys.stdout, sys.stderr):
-        try:
+        with contextlib.suppress(OSError, ValueError):  # the program closed it
             stream.flush()
-        except (OSError, ValueError):
-            pass  # the program closed it
     ctypes.CDLL(None).fflush(None)
 
 

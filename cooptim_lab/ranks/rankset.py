@@ -1,6 +1,7 @@
 """One launch of ranks, seen from the kernel: the guard, the connections, and the thread that reads them.
 
-Everything the ranks say is put into one mailbox, in order, as (rank, message); what to make of it is the pool's business.
+Everything the ranks say is put into one mailbox, in order, as (rank, message); what to make of it is the pool's
+business.
 """
 
 from __future__ import annotations
@@ -180,7 +181,9 @@ class RankSet:
                 if cancelled():
                     raise PoolError("stopped while the ranks were starting")
                 if time.monotonic() > deadline:
-                    raise PoolError(f"only {len(self._controls)} of {self.workers} ranks were ready after {START_SECONDS:.0f} s")
+                    raise PoolError(
+                        f"only {len(self._controls)} of {self.workers} ranks were ready after {START_SECONDS:.0f} s"
+                    )
         self.started = time.time()
 
     def _accept(self, listener: socket.socket, key: bytes) -> None:
@@ -197,8 +200,8 @@ class RankSet:
             hello: wire.Hello = connection.recv()
             if hello.size != self.workers:
                 raise PoolError(
-                    f"asked for {self.workers} ranks, each found {hello.size}: mpiexec and mpi4py belong to different MPI "
-                    f"libraries (mpi4py uses {hello.library}); install one of them only"
+                    f"asked for {self.workers} ranks, each found {hello.size}: mpiexec and mpi4py belong to "
+                    f"different MPI libraries (mpi4py uses {hello.library}); install one of them only"
                 )
             connection.send(sys.path)
             self.hellos[rank], self._controls[rank] = hello, connection
@@ -286,8 +289,10 @@ class RankSet:
         for rank in self._controls:
             self._drain(rank)
         self._selector.close()
-        for closable in (*self._controls.values(), *self._streams.values()):
-            closable.close()
+        for connection in self._controls.values():
+            connection.close()
+        for stream in self._streams.values():
+            stream.close()
         assert self._guard.stdout is not None
         self._guard.stdout.close()
         self._mailbox.put((None, Lost()))

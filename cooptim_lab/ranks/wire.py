@@ -1,9 +1,10 @@
 """How the kernel and its ranks reach each other: one private directory, one key, authenticated sockets.
 
-The transport is `multiprocessing.connection`: framed messages, mutual HMAC challenge, nothing unpickled before it has been
-passed. The directory (mode 0700) holds the socket and the key (mode 0600), so neither shows in a process list or an
-environment. A rank opens three connections, in roles of their own: `control` carries messages both ways; `stdout` and
-`stderr` become the rank's descriptors 1 and 2, so what it prints is whole, in order, and readable after it has died.
+The transport is `multiprocessing.connection`: framed messages, mutual HMAC challenge, nothing unpickled before it has
+been passed. The directory (mode 0700) holds the socket and the key (mode 0600), so neither shows in a process list or
+an environment. A rank opens three connections, in roles of their own: `control` carries messages both ways; `stdout`
+and `stderr` become the rank's descriptors 1 and 2, so what it prints is whole, in order, and readable after it has
+died.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 ROLES = ("control", "stdout", "stderr")
-SOCKET_PATH_LIMIT = 100  # bytes that a Unix socket's path may have, a little under what Linux (108) and macOS (104) take
+SOCKET_PATH_LIMIT = (
+    100  # bytes that a Unix socket's path may have, a little under what Linux (108) and macOS (104) take
+)
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,12 @@
 """The record of runs on disk: one JSON-lines file per run, written while it goes on.
 
-The first line says what the run is, every further line is an event. A file without an `Ended` event is a run whose kernel
-went away. Nothing here draws or computes.
+The first line says what the run is, every further line is an event. A file without an `Ended` event is a run whose
+kernel went away. Nothing here draws or computes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -133,10 +134,8 @@ def _events(lines: list[str]) -> Iterator[Event]:
 
 
 def _close(file: Any) -> None:
-    try:
+    with contextlib.suppress(OSError):  # closing flushes, and the disk is full
         file.close()
-    except OSError:
-        pass  # closing flushes, and the disk is full
 
 
 def _is_alive(pid: int) -> bool:

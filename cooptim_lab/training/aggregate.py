@@ -23,7 +23,7 @@ SPINS = 2000
 
 
 def complete(request: Any) -> None:
-    """Wait for an MPI request in a way that Python can interrupt and that leaves the core to others when it takes long."""
+    """Wait for an MPI request so that Python can interrupt it, and so that a long wait leaves the core to others."""
     spins = 0
     while not request.Test():
         spins += 1
@@ -55,7 +55,9 @@ class Aggregator:
         types = {p.dtype for p in self.parameters}
         if len(types) > 1 or not types <= {torch.float32, torch.float64}:
             names = ", ".join(sorted(str(t).removeprefix("torch.") for t in types))
-            raise InputError(f"the model's parameters are {names}: shards are aggregated in float32 or float64, all the same")
+            raise InputError(
+                f"the model's parameters are {names}: shards are aggregated in float32 or float64, all the same"
+            )
         self.count = sum(p.numel() for p in self.parameters)
         self.flat = torch.zeros(self.count + 2, dtype=self.parameters[0].dtype)
         for p, view in zip(self.parameters, self.views(self.flat), strict=True):

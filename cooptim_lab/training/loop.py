@@ -119,8 +119,8 @@ def fit(
 ) -> bool:
     """Train for `epochs`, or until told to stop. Returns whether it came to its end.
 
-    `stopping` is asked after every step. `end_epoch(epoch)` is called with the clock paused, also when the epoch was cut
-    short; it returns whether all ranks agree to end here.
+    `stopping` is asked after every step. `end_epoch(epoch)` is called with the clock paused, also when the epoch was
+    cut short; it returns whether all ranks agree to end here.
     """
     for epoch in range(epochs):
         for batch in epoch_batches(epoch):
@@ -135,7 +135,11 @@ def fit(
 
 
 def plain_step(
-    model: torch.nn.Module, optimizer: torch.optim.Optimizer, loss: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    x: Tensor,
+    y: Tensor,
 ) -> Step[Tensor]:
     """The step that everybody writes first: forward, backward, update, in one process."""
 

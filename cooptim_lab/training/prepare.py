@@ -136,7 +136,7 @@ def build_optimizer(optimizer: Any, parameters: list[Tensor]) -> torch.optim.Opt
                 "optimizer has several parameter groups: give a function instead, optimizer = lambda parameters: ..."
             )
         settings = {k: v for k, v in optimizer.param_groups[0].items() if k in optimizer.defaults}
-        return type(optimizer)(parameters, **settings)  # type: ignore[arg-type]
+        return type(optimizer)(parameters, **settings)
     built = optimizer(parameters)
     if not isinstance(built, torch.optim.Optimizer):
         raise InputError(f"optimizer(parameters) returned a {type(built).__name__}: it must return a torch Optimizer")
@@ -193,7 +193,7 @@ def _check_fit(prepared: Prepared, model: nn.Module) -> None:
     try:
         with torch.no_grad():
             outputs = model(x)
-    except Exception as error:  # noqa: BLE001 - the user's own forward may raise anything; say it in one line
+    except Exception as error:
         raise InputError(f"the model cannot take a batch of shape {tuple(x.shape)}: {_first_line(error)}") from error
     if not isinstance(outputs, Tensor):
         raise InputError(f"the model returns a {type(outputs).__name__}: it must return one tensor")
@@ -203,9 +203,10 @@ def _check_fit(prepared: Prepared, model: nn.Module) -> None:
         _check_labels(prepared, outputs)
     try:
         loss = prepared.loss(outputs, y)
-    except Exception as error:  # noqa: BLE001 - a user's loss may raise anything
+    except Exception as error:
         raise InputError(
-            f"loss cannot take outputs {tuple(outputs.shape)} and labels {tuple(y.shape)} {y.dtype}: {_first_line(error)}"
+            f"loss cannot take outputs {tuple(outputs.shape)} and labels {tuple(y.shape)} {y.dtype}: "
+            f"{_first_line(error)}"
         ) from error
     if not isinstance(loss, Tensor) or loss.dim() != 0:
         what = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
@@ -226,9 +227,13 @@ def _check_labels(prepared: Prepared, outputs: Tensor) -> None:
     if outputs.dim() < 2:
         raise InputError(f"the model gives outputs of shape {tuple(outputs.shape)}: classes need (rows, classes)")
     if low < 0:
-        raise InputError(f"y has the label {low}: whole-number labels are classes and start at 0 (regression: use floats)")
+        raise InputError(
+            f"y has the label {low}: whole-number labels are classes and start at 0 (regression: use floats)"
+        )
     if high >= outputs.shape[1]:
-        raise InputError(f"the model gives {outputs.shape[1]} outputs and y has labels up to {high}: it needs {high + 1}")
+        raise InputError(
+            f"the model gives {outputs.shape[1]} outputs and y has labels up to {high}: it needs {high + 1}"
+        )
 
 
 def _first_line(error: BaseException) -> str:

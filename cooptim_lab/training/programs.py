@@ -144,8 +144,14 @@ def train_sharded(context: Context, task: Task, spec: Sharded) -> Result | None:
     _warm_up(lambda: build()[1], epoch_batches)
     model, step = build()
     torch.manual_seed(spec.seed * 1_000_003 + context.rank)
-    if context.is_root and context.size > 1 and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
-        context.report(Note(rank=0, text="BatchNorm: every rank normalises by its own shard; rank 0's statistics are kept"))
+    if (
+        context.is_root
+        and context.size > 1
+        and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
+    ):
+        context.report(
+            Note(rank=0, text="BatchNorm: every rank normalises by its own shard; rank 0's statistics are kept")
+        )
     recorder, clock = _recorder(context, [TRAINING], prepared, spec, muted=not context.is_root), Clock()
 
     def end_epoch(epoch: int) -> bool:
@@ -157,7 +163,13 @@ def train_sharded(context: Context, task: Task, spec: Sharded) -> Result | None:
     context.comm.Barrier()
     clock.start()
     finished = fit(
-        step, epoch_batches, spec.epochs, recorder=recorder, clock=clock, stopping=lambda: agreed_to_stop, end_epoch=end_epoch
+        step,
+        epoch_batches,
+        spec.epochs,
+        recorder=recorder,
+        clock=clock,
+        stopping=lambda: agreed_to_stop,
+        end_epoch=end_epoch,
     )
     seconds = max(context.comm.allgather(clock.stop()))
     if not context.is_root:
@@ -190,7 +202,14 @@ def _report_held_out(context: Context, prepared: Prepared, epoch: int, outputs: 
 
 
 def _result(
-    context: Context, prepared: Prepared, spec: Spec, network: nn.Module, seconds: float, steps: int, finished: bool, **more: Any
+    context: Context,
+    prepared: Prepared,
+    spec: Spec,
+    network: nn.Module,
+    seconds: float,
+    steps: int,
+    finished: bool,
+    **more: Any,
 ) -> Result:
     score = prepared.score(prepared.outputs(network))
     return Result(

@@ -40,8 +40,8 @@ def shard_batches(rows: int, shards: int, which: int, batch: int, seed: int, epo
     """The parts that shard `which` brings to every step of one epoch.
 
     `batch` counts the rows of all shards together, so an epoch has ceil(rows / batch) steps at any number of shards. A
-    shard shuffles its own rows by (seed, epoch, which) and deals them evenly over the steps. What the others bring follows
-    from the sizes alone, so nobody has to ask.
+    shard shuffles its own rows by (seed, epoch, which) and deals them evenly over the steps. What the others bring
+    follows from the sizes alone, so nobody has to ask.
     """
     steps = math.ceil(rows / batch)
     own = len(shard(rows, shards, which))

@@ -15,11 +15,11 @@ from typing import Any, ClassVar, TypeVar, get_type_hints
 from ..errors import InputError
 
 
-def option(default: Any, help: str, *, at_least: int | None = None, choices: tuple[str, ...] = (), flag: str = "") -> Any:
+def option(
+    default: Any, help: str, *, at_least: int | None = None, choices: tuple[str, ...] = (), flag: str = ""
+) -> Any:
     """A dataclass field that knows its bounds. `flag` is a one-letter short form for command lines."""
-    return field(
-        default=default, metadata={"help": help, "at_least": at_least, "choices": choices, "flag": flag}
-    )
+    return field(default=default, metadata={"help": help, "at_least": at_least, "choices": choices, "flag": flag})
 
 
 def validate(spec: Any) -> None:
@@ -35,11 +35,16 @@ def validate(spec: Any) -> None:
         check_option(item.name, getattr(spec, item.name), hints[item.name], item.metadata)
 
 
-def check_option(name: str, value: Any, kind: type, rules: Mapping[str, Any]) -> None:
+def check_option(name: str, value: Any, kind: Any, rules: Mapping[str, Any]) -> None:
     """Refuse a value that an option does not allow (see `validate`)."""
     choices, at_least = rules["choices"], rules["at_least"]
     if choices and value not in choices:
         raise InputError(f"{name} = {value!r}: choose one of {', '.join(choices)}")
+    if kind == tuple[int, ...]:
+        if not isinstance(value, tuple) or not value:
+            raise InputError(f"{name} = {value!r}: give whole numbers, e.g. (1, 2, 4)")
+        for each in value:
+            check_option(name, each, int, rules)
     if kind is int:
         if isinstance(value, bool) or not isinstance(value, int):
             raise InputError(f"{name} = {value!r}: give a whole number")
@@ -74,7 +79,9 @@ class Baseline(Spec):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.workers != 1:
-            raise InputError(f"workers = {self.workers}: the network as it is trains on 1; use subnets or sharded for more")
+            raise InputError(
+                f"workers = {self.workers}: the network as it is trains on 1; use subnets or sharded for more"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

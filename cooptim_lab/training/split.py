@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -54,45 +53,50 @@ def narrow(model: nn.Module, subnets: int, i: int) -> nn.Module:
     InputError
         When a layer cannot be narrowed (named, with `subnet(i)` offered), or N exceeds the narrowest hidden layer.
     """
-    layers = list(_layers(model))
-    linear = [index for index, (_, layer) in enumerate(layers) if isinstance(layer, nn.Linear)]
-    widths = [layers[index][1].out_features for index in linear[:-1]]
+    layers = _perceptron_layers(model)
+    linear = [layer for layer in layers if isinstance(layer, nn.Linear)]
+    widths = [layer.out_features for layer in linear[:-1]]
     if not widths and subnets > 1:
         raise InputError("the model has no hidden layer to narrow: define subnet(i) in the task")
     if widths and subnets > min(widths):
-        raise InputError(f"subnets = {subnets}: the narrowest hidden layer has {min(widths)} units; give at most {min(widths)}")
+        raise InputError(
+            f"subnets = {subnets}: the narrowest hidden layer has {min(widths)} units; give at most {min(widths)}"
+        )
 
     narrowed: list[nn.Module] = []
-    width_in = layers[linear[0]][1].in_features
-    for index, (_, layer) in enumerate(layers):
+    width_in = linear[0].in_features
+    for layer in layers:
         if not isinstance(layer, nn.Linear):
             narrowed.append(copy.deepcopy(layer))
             continue
-        is_last = index == linear[-1]
-        width_out = layer.out_features if is_last else layer.out_features // subnets + (i < layer.out_features % subnets)
+        width, spare = divmod(layer.out_features, subnets)
+        width_out = layer.out_features if layer is linear[-1] else width + (i < spare)
         narrowed.append(nn.Linear(width_in, width_out, bias=layer.bias is not None, dtype=layer.weight.dtype))
         width_in = width_out
     return nn.Sequential(*narrowed)
 
 
-def _layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def is_elementwise_or_front(layer: nn.Module, *, is_in_front: bool) -> bool:
+    """Whether a layer of a perceptron needs no narrowing: elementwise, or a Flatten in front of the first Linear."""
+    return type(layer) in ELEMENTWISE or (is_in_front and type(layer) is nn.Flatten)
+
+
+def _perceptron_layers(model: nn.Module) -> list[nn.Module]:
     """The layers of a (nested) Sequential perceptron, in order; anything else is refused by name."""
     if type(model) is not nn.Sequential:
         raise InputError(
             f"the model is a {type(model).__name__}, and only a Sequential perceptron is narrowed automatically: "
             "define subnet(i) in the task"
         )
-    seen_linear = False
-    for name, layer in model.named_children():
+    layers: list[nn.Module] = []
+    for name, layer in model.named_modules():
         if type(layer) is nn.Sequential:
-            for inner, leaf in _layers(layer):
-                yield f"{name}.{inner}", leaf
             continue
-        is_front = isinstance(layer, nn.Flatten) and not seen_linear
-        if not (type(layer) in ELEMENTWISE or type(layer) is nn.Linear or is_front):
+        is_in_front = not any(isinstance(before, nn.Linear) for before in layers)
+        if not (type(layer) is nn.Linear or is_elementwise_or_front(layer, is_in_front=is_in_front)):
             raise InputError(
                 f"layer {name} is a {type(layer).__name__}, which cannot be narrowed automatically: "
                 "define subnet(i) in the task"
             )
-        seen_linear = seen_linear or isinstance(layer, nn.Linear)
-        yield name, layer
+        layers.append(layer)
+    return layers

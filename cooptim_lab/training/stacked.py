@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from .loop import Step
-from .split import ELEMENTWISE
+from .split import is_elementwise_or_front
 
 STACKABLE_OPTIMIZERS = (
     torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam, torch.optim.RAdam, torch.optim.Adamax,
@@ -58,7 +58,9 @@ class GroupedStack:
             weight = torch.stack([layer.weight.detach().T for layer in layers]).contiguous().requires_grad_()
             bias = None
             if layers[0].bias is not None:
-                bias = torch.stack([layer.bias.detach() for layer in layers]).unsqueeze(1).requires_grad_()  # (N, 1, out)
+                bias = (
+                    torch.stack([layer.bias.detach() for layer in layers]).unsqueeze(1).requires_grad_()
+                )  # (N, 1, out)
             self._layers.append((weight, bias))
 
     def parameters(self) -> list[Tensor]:
@@ -161,7 +163,7 @@ def stacked_step(
     x: Tensor,
     y: Tensor,
 ) -> Step[Tensor]:
-    """One step of all subnets. The sum of their losses is differentiated: each subnet gets its own gradient, no other's."""
+    """One step of all subnets. The sum of their losses is differentiated, so each subnet gets its own gradient."""
     optimizers = [make_optimizer(each.parameters()) for each in stacks]
     places = torch.tensor([member for each in stacks for member in each.members]).argsort()
 
@@ -180,10 +182,10 @@ def stacked_step(
 
 
 def per_subnet_loss(loss: Callable[[Tensor, Tensor], Tensor], outputs: Tensor, targets: Tensor) -> Tensor:
-    """Losses (N,) of outputs (N, batch, ...) on the same targets; the field's two losses in one call, others one by one."""
+    """Losses (N,) of outputs (N, batch, ...) on the same targets; torch's two defaults in one call, others one by one."""
     if loss is nn.functional.cross_entropy and outputs.dim() == 3:
         count, batch = outputs.shape[:2]
-        each = loss(outputs.flatten(0, 1), targets.repeat(count), reduction="none")  # type: ignore[call-arg]
+        each = loss(outputs.flatten(0, 1), targets.repeat(count), reduction="none")
         return each.view(count, batch).mean(1)
     if loss is nn.functional.mse_loss:
         return (outputs - targets).square().flatten(1).mean(1)
@@ -197,10 +199,11 @@ def _signature(subnet: nn.Module) -> object:
 
 
 def _is_perceptron(subnet: nn.Module) -> bool:
-    if type(subnet) is not nn.Sequential or not any(isinstance(layer, nn.Linear) for layer in subnet):
+    if type(subnet) is not nn.Sequential or not all(p.requires_grad for p in subnet.parameters()):
         return False
-    first = next(i for i, layer in enumerate(subnet) if isinstance(layer, nn.Linear))
-    return all(
-        type(layer) in ELEMENTWISE or type(layer) is nn.Linear or (i < first and type(layer) is nn.Flatten)
-        for i, layer in enumerate(subnet)
-    ) and all(p.requires_grad for p in subnet.parameters())
+    seen_linear = False
+    for layer in subnet:
+        if type(layer) is not nn.Linear and not is_elementwise_or_front(layer, is_in_front=not seen_linear):
+            return False
+        seen_linear = seen_linear or type(layer) is nn.Linear
+    return seen_linear

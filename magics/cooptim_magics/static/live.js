@@ -39,10 +39,13 @@ function* rows({ values, columns, count }) {
   for (let i = 0; i < count; i++) yield values.subarray(i * columns, (i + 1) * columns);
 }
 
+function isOver(state) {
+  return state !== "waiting" && state !== "running";
+}
+
+/** The last row with a point in it, or null. */
 function last(curve) {
-  let found = null;
-  for (const row of rows(curve)) if (Number.isFinite(row[0]) && Number.isFinite(row[1])) found = row;
-  return found;
+  return [...rows(curve)].findLast(([x, y]) => Number.isFinite(x + y)) ?? null;
 }
 
 function short(value) {
@@ -72,11 +75,12 @@ function logTicks(lo, hi) {
   const from = Math.floor(Math.log10(lo));
   const to = Math.ceil(Math.log10(hi));
   const stride = Math.max(1, Math.ceil((to - from) / 6));
+  const digits = Math.log10(hi / lo) < 2.5 ? [1, 2, 5] : [1];
   const found = [];
   for (let power = from; power <= to; power += stride) {
-    for (const digit of to - from <= 2 ? [1, 2, 5] : [1]) {
+    for (const digit of digits) {
       const at = Number(`${digit}e${power}`);
-      const raised = `10${power < 0 ? "⁻" : ""}${[...`${Math.abs(power)}`].map((c) => SUPERSCRIPT[c]).join("")}`;
+      const raised = `10${[...String(power)].map((c) => SUPERSCRIPT[c] ?? "⁻").join("")}`;
       const label = Math.abs(power) <= 3 ? String(at) : digit === 1 ? raised : `${digit}·${raised}`;
       if (at >= lo && at <= hi) found.push({ at, label });
     }
@@ -90,8 +94,8 @@ function spans(curves, logarithmic) {
   const y = [Infinity, -Infinity];
   let whole = true;
   const widen = (span, value) => {
-    if (value < span[0]) span[0] = value;
-    if (value > span[1]) span[1] = value;
+    span[0] = Math.min(span[0], value);
+    span[1] = Math.max(span[1], value);
   };
   const fits = (value) => Number.isFinite(value) && (!logarithmic || value > 0);
   for (const curve of curves) {
@@ -106,8 +110,7 @@ function spans(curves, logarithmic) {
   if (x[0] === x[1]) x[1] = x[0] + 1;
   if (curves.some(({ kind }) => kind === "marker")) {
     const room = 0.04 * (x[1] - x[0]);
-    x[0] -= room;
-    x[1] += room;
+    [x[0], x[1]] = [x[0] - room, x[1] + room];
   }
   if (logarithmic) {
     const room = y[0] === y[1] ? 2 : (y[1] / y[0]) ** 0.06;
@@ -120,16 +123,14 @@ function spans(curves, logarithmic) {
 
 /** A path through a curve's points. What is not finite (or, on a log axis, not positive) breaks it. */
 function trace(curve, toX, toY) {
-  let path = "";
-  let pen = false;
+  const pieces = [[]];
   for (const row of rows(curve)) {
-    const x = toX(row[0]);
-    const y = toY(row[1]);
-    const here = Number.isFinite(x) && Number.isFinite(y);
-    if (here) path += `${pen ? "L" : "M"}${x.toFixed(1)},${y.toFixed(1)}${pen ? "" : "h0"}`; // h0: a lone point is a dot
-    pen = here;
+    const [x, y] = [toX(row[0]), toY(row[1])];
+    if (Number.isFinite(x + y)) pieces.at(-1).push(`${x.toFixed(1)},${y.toFixed(1)}`);
+    else if (pieces.at(-1).length) pieces.push([]);
   }
-  return path;
+  const lone = (at) => `M${at}m-1,0a1,1 0 1 0 2,0a1,1 0 1 0 -2,0`; // a point between two gaps is a small dot
+  return pieces.map((piece) => (piece.length === 1 ? lone(piece[0]) : piece.length ? `M${piece.join("L")}` : "")).join("");
 }
 
 function drawMarkers(curve, toX, toY, svg) {
@@ -137,12 +138,12 @@ function drawMarkers(curve, toX, toY, svg) {
   draw("path", { d: trace(curve, toX, toY), class: "between", style }, svg);
   for (const [x, y, lo, hi] of rows(curve)) {
     const [cx, cy, low, high] = [toX(x), toY(y), toY(lo), toY(hi)];
-    if (!Number.isFinite(cx) || !Number.isFinite(cy)) continue;
-    const spread = Number.isFinite(low) && Number.isFinite(high);
+    if (!Number.isFinite(cx + cy)) continue;
+    const spread = Number.isFinite(low + high);
     const bar = `M${cx},${low}V${high}M${cx - 4},${low}h8M${cx - 4},${high}h8`;
     if (spread) draw("path", { d: bar, class: "spread", style }, svg);
     const dot = draw("circle", { cx, cy, r: 4.5, style: `fill:${curve.colour}` }, svg);
-    draw("title", {}, dot, `${curve.name}: ${short(y)} at ${x}${spread ? ` (${short(lo)} to ${short(hi)})` : ""}`);
+    draw("title", {}, dot, `${curve.name}: ${short(y)} at ${+x.toPrecision(6)}${spread ? ` (${short(lo)} to ${short(hi)})` : ""}`);
   }
 }
 
@@ -174,27 +175,27 @@ function drawPlot(svg, model, curves, width) {
   if (xLabel) draw("text", { class: "label", x: (left + right) / 2, y: height - 6, "text-anchor": "middle" }, svg, xLabel);
   if (yLabel) draw("text", { class: "label", x: 2, y: 12 }, svg, logarithmic ? `${yLabel} (log scale)` : yLabel);
   const middle = { x: (left + right) / 2, y: (top + bottom) / 2, "text-anchor": "middle" };
-  if (empty && model.get("state") === "running") draw("text", middle, svg, "waiting for the first point");
+  if (empty && !isOver(model.get("state"))) draw("text", middle, svg, "waiting for the first point");
 
   const order = ["ideal", "faint", "line", "marker"]; // what matters most is drawn last, on top
+  const measured = curves.filter(({ kind }) => kind === "marker");
+  const many = curves.filter(({ kind }) => kind === "faint").length;
+  svg.style.setProperty("--cooptim-faint", Math.min(0.4, Math.max(0.12, 2 / many))); // or many would make a solid band
   for (const curve of [...curves].sort((a, b) => order.indexOf(a.kind) - order.indexOf(b.kind))) {
-    if (curve.kind === "marker") {
-      drawMarkers(curve, toX, toY, svg);
-      continue;
-    }
-    draw("path", { d: trace(curve, toX, toY), class: curve.kind, style: `stroke:${curve.colour}` }, svg);
+    const aside = 7 * (measured.indexOf(curve) - (measured.length - 1) / 2); // pixels: bars at one x stay apart
+    if (curve.kind === "marker") drawMarkers(curve, (value) => toX(value) + aside, toY, svg);
+    else draw("path", { d: trace(curve, toX, toY), class: curve.kind, style: `stroke:${curve.colour}` }, svg);
     const end = curve.kind === "line" && model.get("state") === "running" && last(curve);
-    if (end && Number.isFinite(toY(end[1]))) {
-      draw("circle", { cx: toX(end[0]), cy: toY(end[1]), r: 4, style: `fill:${curve.colour}` }, svg);
-    }
+    const tip = end && { cx: toX(end[0]), cy: toY(end[1]), r: 4, style: `fill:${curve.colour}` };
+    if (tip && Number.isFinite(tip.cy)) draw("circle", tip, svg);
   }
 }
 
 /** Is the kernel that feeds this view still there? true, false, or null where this front end does not tell.
  *
- *  A restart by the user is told by ipywidgets (`comm_live`), a kernel that died or was shut down or changed is not: the
- *  kernel connection then merely forgets its comms. anywidget hides this model's own comm, so its layout's is asked:
- *  made and lost together with ours.
+ *  A restart, by the user or after a crash, is told by ipywidgets (`comm_live`). Of a kernel shut down or exchanged it
+ *  says nothing: the kernel connection then merely has no such comm. anywidget hides this model's own comm, so its
+ *  layout's is asked: made and lost together with ours.
  */
 function kernelLives(model) {
   try {
@@ -284,14 +285,14 @@ function render({ model, el }) {
   function drawStatus() {
     const state = model.get("state");
     const fraction = model.get("fraction");
-    const over = state !== "waiting" && state !== "running";
+    const left = gone && !isOver(state); // nothing is running any more, whatever was said last
     const silent = Math.floor((Date.now() - heard) / 1000);
     progress.hidden = fraction === null && (state !== "running" || gone);
     if (fraction === null) progress.removeAttribute("aria-valuenow");
     else progress.setAttribute("aria-valuenow", Math.round(100 * Math.min(1, Math.max(0, fraction))));
     bar.style.width = fraction === null ? "" : `${progress.getAttribute("aria-valuenow")}%`;
-    root.style.setProperty("--cooptim-state", gone && !over ? "var(--cooptim-muted)" : `var(--cooptim-${state})`);
-    word.hidden = gone && !over; // nothing is running any more
+    root.style.setProperty("--cooptim-state", left ? "var(--cooptim-muted)" : `var(--cooptim-${state})`);
+    word.hidden = left;
     setText(word, state);
     setText(text, model.get("status"));
     if (gone) setText(notice, LEFTOVER);
@@ -312,7 +313,7 @@ function render({ model, el }) {
     const width = root.clientWidth - 16; // its padding
     drawPlot(svg, model, curves, width > 0 ? width : 640); // not attached yet: the observer below will call again
     const ends = curves.filter(({ kind }) => kind !== "faint").map((curve) => [curve.name, last(curve)]);
-    const said = ends.filter(([, end]) => end).map(([name, end]) => `${name}: ${short(end[1])} at ${short(end[0])}`);
+    const said = ends.filter(([, end]) => end).map(([name, end]) => `${name}: ${short(end[1])} at ${+end[0].toPrecision(6)}`);
     const axes = `${model.get("y_label") || "y"} against ${model.get("x_label") || "x"}`;
     svg.setAttribute("aria-label", [model.get("title"), axes, ...said].filter(Boolean).join("; "));
     drawTable();
