@@ -21,7 +21,7 @@ from ipykernel.kernelspec import get_kernel_dict
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbconvert import HTMLExporter
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -46,7 +46,7 @@ class _OnlyThisPython(KernelSpecManager):
 
 class _KernelOfThisPython(AsyncKernelManager):
     def __init__(self, **options):
-        super().__init__(kernel_spec_manager=_OnlyThisPython(), **options)
+        super().__init__(kernel_spec_manager=_OnlyThisPython(), transport_encryption="auto", **options)
 
 
 def run(notebook: nbformat.NotebookNode, folder: Path, *, cell_seconds: int = CELL_SECONDS) -> None:
@@ -72,36 +72,35 @@ def run(notebook: nbformat.NotebookNode, folder: Path, *, cell_seconds: int = CE
         kernel_manager_class=_KernelOfThisPython,
         kernel_name="python3",
         timeout=cell_seconds,
+        interrupt_on_timeout=True,
+        error_on_timeout={"ename": "TimeoutError", "evalue": f"not done after {cell_seconds} s", "traceback": []},
         on_cell_execute=started,
         resources={"metadata": {"path": str(folder)}},
     )
+    stopped = False
+
+    def stop(task: asyncio.Task) -> None:
+        nonlocal stopped
+        stopped = True
+        client.shutdown_kernel = "immediate"  # it is busy, and would take its time
+        task.cancel()
+
+    async def execute() -> None:
+        def take_signals(notebook: nbformat.NotebookNode) -> None:
+            """After the client, whose own handlers pull the kernel from under the waiting cell."""
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.add_signal_handler(number, stop, task)
+
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        client.on_notebook_start = take_signals
+        await client.async_execute()
+
     try:
-        asyncio.run(_until_done_or_told_to_stop(client))
+        asyncio.run(execute())
     except CellExecutionError as error:
         raise DemoError(f"{place} failed: {error.ename}: {_first_line(error.evalue)}") from error
-    except CellTimeoutError as error:
-        raise DemoError(f"{place} took longer than {cell_seconds} s") from error
-    except DeadKernelError as error:
-        raise DemoError(f"{place}: the kernel died") from error
-    except asyncio.CancelledError:
-        raise DemoError(f"stopped at {place}") from None
-
-
-async def _until_done_or_told_to_stop(client: NotebookClient) -> None:
-    """Execute; SIGINT and SIGTERM cancel, so that the client's own clean-up ends the kernel.
-
-    The client sets handlers of its own, which pull the kernel from under the waiting cell; hence ours come after
-    the start, through `on_notebook_start`.
-    """
-    task = asyncio.current_task()
-    loop = asyncio.get_running_loop()
-
-    def take_signals(notebook: nbformat.NotebookNode) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, task.cancel)
-
-    client.on_notebook_start = take_signals
-    await client.async_execute()
+    except (DeadKernelError, asyncio.CancelledError) as error:  # a cancelled cell is taken for a dead kernel
+        raise DemoError(f"{place}: {'stopped' if stopped else 'the kernel died'}") from error
 
 
 def last_table(notebook: nbformat.NotebookNode) -> str | None:

@@ -89,7 +89,7 @@ def _perceptron_layers(model: nn.Module) -> list[nn.Module]:
             "define subnet(i) in the task"
         )
     layers: list[nn.Module] = []
-    for name, layer in model.named_modules():
+    for name, layer in model.named_modules(remove_duplicate=False):
         if type(layer) is nn.Sequential:
             continue
         is_in_front = not any(isinstance(before, nn.Linear) for before in layers)

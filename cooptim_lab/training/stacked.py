@@ -182,7 +182,7 @@ def stacked_step(
 
 
 def per_subnet_loss(loss: Callable[[Tensor, Tensor], Tensor], outputs: Tensor, targets: Tensor) -> Tensor:
-    """Losses (N,) of outputs (N, batch, ...) on the same targets; torch's two defaults in one call, others one by one."""
+    """Losses (N,) of outputs (N, batch, ...) on the same targets; torch's defaults in one call, others in a loop."""
     if loss is nn.functional.cross_entropy and outputs.dim() == 3:
         count, batch = outputs.shape[:2]
         each = loss(outputs.flatten(0, 1), targets.repeat(count), reduction="none")
