@@ -107,7 +107,10 @@ def measure_speedup(
             f"workers = {counts[-1]}: there are only {spec.subnets} sub-networks to share; give -n {counts[-1]} or more"
         )
     ways: list[tuple[str, Spec]] = [(TITLES["baseline"], _derive(Baseline, spec))]
-    ways += [(f"{TITLES[way]}, {count} workers", _derive(kinds[way], spec, workers=count)) for count in counts]
+    ways += [
+        (f"{TITLES[way]}, {count} worker{'s' * (count > 1)}", _derive(kinds[way], spec, workers=count))
+        for count in counts
+    ]
     return _study(task, spec, ways, spec.repeats, pool, way=way)
 
 

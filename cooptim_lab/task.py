@@ -58,7 +58,7 @@ class Task:
     subnet: Callable[[int], Any] | None = None
     held_out: float = 0.2
     seed: int = 0
-    name: str = "task"
+    name: str = "your task"
 
     def __post_init__(self) -> None:
         if not callable(self.model):

@@ -10,7 +10,9 @@ from typing import Any
 
 from .datasets import digits
 from .errors import InputError, LabError
-from .ranks.pool import RankPool, shared_pool
+from .ranks.pool import RankPool, give_values, shared_pool
+from .ranks.spmd import check_source
+from .ranks.spmd import run_cell as spmd_program
 from .runs import store
 from .runs.events import Started
 from .runs.result import Result
@@ -64,6 +66,24 @@ def train_sharded(task: Task | None = None, *, pool: RankPool | None = None, **o
     epochs, batch, seed.
     """
     return launch(task, make_spec(Sharded, options), pool=pool)
+
+
+def run_cell(source: str, *, workers: int = 2, pool: RankPool | None = None) -> Run[list[Any]]:
+    """Run a cell's source on every rank (see `ranks.spmd`). `run.wait()` gives the last expression's value of each rank.
+
+    Raises
+    ------
+    InputError
+        For a source that is not Python.
+    """
+    check_source(source)
+    run: Run[list[Any]] = Run("ranks", {"workers": workers}, title=f"a cell on {workers} ranks")
+    store.keep(run)
+    run.post(Started(way="ranks", options=run.options, workers=workers))
+    (pool or shared_pool()).submit(
+        run, spmd_program, {"source": source}, workers=workers, finish=give_values, is_cooperative=False
+    )
+    return run
 
 
 def launch(task: Task | None, spec: Spec, *, pool: RankPool | None = None, record: bool = True) -> Run[Result]:

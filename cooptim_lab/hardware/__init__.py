@@ -4,7 +4,7 @@ Imports nothing heavy: psutil, numpy, threadpoolctl and pynvml are loaded only w
 """
 
 # Imported at once, not on first use: `detect` is a function here and a module's name too, and the function must win.
-from .describe import rows, summary
+from .describe import rows, size, summary
 from .detect import Hardware, allowed_cpus, detect, find_mpiexec
 
-__all__ = ["Hardware", "allowed_cpus", "detect", "find_mpiexec", "rows", "summary"]
+__all__ = ["Hardware", "allowed_cpus", "detect", "find_mpiexec", "rows", "size", "summary"]

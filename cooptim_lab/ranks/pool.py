@@ -390,3 +390,10 @@ def shared_pool() -> RankPool:
         if _shared is None or _shared._closed:
             _shared = RankPool(min(allowed_cpus(), SHARED_WORKERS))
         return _shared
+
+
+def close_shared_pool() -> None:
+    """End the shared pool, if there is one; the next `shared_pool()` makes another."""
+    with _sharing:
+        if _shared is not None:
+            _shared.close()

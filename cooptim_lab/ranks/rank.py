@@ -29,6 +29,7 @@ from ..training.context import Context
 from .guard import open_segments
 from .wire import Failed, Finished, Happened, Hello, Leave, Start, Stop, connect
 
+PACKAGE = Path(__file__).parent.parent
 EXIT_WITHOUT_KERNEL = 75  # EX_TEMPFAIL: the kernel went away
 
 
@@ -134,10 +135,11 @@ def _one_line(error: BaseException) -> str:
 
 
 def _own_traceback(error: BaseException) -> str:
-    """The traceback from the program on, without this module's frames."""
+    """The traceback from the first frame that is not this package's: where the user's own code begins."""
     frames = error.__traceback__
-    while frames is not None and frames.tb_frame.f_code.co_filename == __file__:
+    while frames is not None and Path(frames.tb_frame.f_code.co_filename).is_relative_to(PACKAGE):
         frames = frames.tb_next
+    frames = frames or error.__traceback__  # all of it is ours: then ours is what must be seen
     return "".join(traceback.format_exception(type(error), error, frames))
 
 

@@ -10,11 +10,27 @@ import ast
 import linecache
 from typing import Any
 
+from ..errors import InputError
 from ..training.context import Context
 
 FILENAME = "<ranks cell>"
 
 _names: dict[str, Any] = {"__name__": "__main__"}
+
+
+def check_source(source: str) -> None:
+    """Refuse a cell that is empty or not Python, before it travels.
+
+    Raises
+    ------
+    InputError
+    """
+    try:
+        body = ast.parse(source, FILENAME).body
+    except SyntaxError as error:
+        raise InputError(f"line {error.lineno} of the body is not Python: {error.msg}") from None
+    if not body:
+        raise InputError("the body is empty: write what every rank is to run, e.g. print(rank, size)")
 
 
 def run_cell(context: Context, source: str) -> Any:

@@ -96,6 +96,10 @@ class Run(Generic[R]):
         """Why it failed, or None."""
         return self._error
 
+    def join(self, timeout: float) -> bool:
+        """Wait for the end, `timeout` seconds at the most; returns whether it has come. Raises nothing of the run's."""
+        return self._ended.wait(timeout)
+
     def wait(self, timeout: float | None = None) -> R:
         """Wait for the end and return the result; of a training that was stopped, what was trained until then.
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +50,7 @@ class GroupedStack:
 
     def __init__(self, subnets: Sequence[nn.Sequential], members: list[int]) -> None:
         self.members, self._template = members, subnets[0]
-        self._layers: list[nn.Module | tuple[Tensor, Tensor | None]] = []
+        self._layers: list[Any] = []  # a module as it is, or (weight, bias or None) stacked
         for layers in zip(*subnets, strict=True):
             if not isinstance(layers[0], nn.Linear):
                 self._layers.append(layers[0])
@@ -58,9 +58,8 @@ class GroupedStack:
             weight = torch.stack([layer.weight.detach().T for layer in layers]).contiguous().requires_grad_()
             bias = None
             if layers[0].bias is not None:
-                bias = (
-                    torch.stack([layer.bias.detach() for layer in layers]).unsqueeze(1).requires_grad_()
-                )  # (N, 1, out)
+                bias = torch.stack([layer.bias.detach() for layer in layers]).unsqueeze(1)  # (N, 1, out)
+                bias.requires_grad_()
             self._layers.append((weight, bias))
 
     def parameters(self) -> list[Tensor]:
@@ -83,7 +82,8 @@ class GroupedStack:
         for n in range(len(self.members)):
             subnet = copy.deepcopy(self._template)
             with torch.no_grad():
-                for layer, stacked in zip(subnet, self._layers, strict=True):
+                layers: list[Any] = list(subnet)
+                for layer, stacked in zip(layers, self._layers, strict=True):
                     if isinstance(stacked, tuple):
                         layer.weight.copy_(stacked[0][n].T)
                         if stacked[1] is not None:

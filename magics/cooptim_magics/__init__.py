@@ -1,0 +1,62 @@
+"""The face of cooptim_lab: `%cooptim`, the live view, the panel. It imports the engine, never the other way round.
+
+`register` puts two names into the shell, the magic and its completer, and costs next to nothing: everything else is
+imported when the first line is typed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
+    from .commands import Session
+
+_sessions: dict[int, Session] = {}
+
+
+def register(shell: InteractiveShell) -> None:
+    """Give the shell `%cooptim` and `%%cooptim`, and their completion."""
+
+    def cooptim(line: str, cell: str | None = None) -> None:
+        """Train a network as it is, as N sub-networks and as data shards over MPI ranks, and watch the speedup.
+
+        %cooptim                     one screen: this machine, the commands, what to try next
+        %cooptim compare             the current task each way, one table
+        %cooptim lab                 sliders for workers and N, Run, Stop, live curves
+        %%cooptim task               the body defines model and data: your own task
+        %cooptim subnets --help      what a command can be told
+        """
+        from .commands import dispatch
+
+        dispatch(session(shell), line, cell)
+
+    shell.register_magic_function(cooptim, "line_cell", "cooptim")
+    shell.set_hook("complete_command", _complete, str_key="%cooptim")
+    shell.set_hook("complete_command", _complete, str_key="%%cooptim")
+
+
+def unregister(shell: InteractiveShell) -> None:
+    """Take them away again, and let the ranks leave."""
+    for kind in ("line", "cell"):
+        shell.magics_manager.magics[kind].pop("cooptim", None)
+    for key in ("%cooptim", "%%cooptim"):
+        shell.strdispatchers["complete_command"].strs.pop(key, None)
+    _sessions.pop(id(shell), None)
+    from cooptim_lab.ranks.pool import close_shared_pool
+
+    close_shared_pool()
+
+
+def session(shell: InteractiveShell) -> Session:
+    """What the notebook of this shell has: its current task and its runs."""
+    from .commands import Session
+
+    return _sessions.setdefault(id(shell), Session(shell))
+
+
+def _complete(shell: InteractiveShell, event: Any) -> list[str]:
+    from .options import complete
+
+    return complete(event.text_until_cursor)

@@ -1,0 +1,51 @@
+"""A cell's body: run like any cell in the notebook's own namespace, and the names that it bound."""
+
+from __future__ import annotations
+
+import ast
+from typing import Any
+
+from IPython.core.interactiveshell import InteractiveShell
+
+
+class BodyFailed(Exception):
+    """The body raised; its own traceback is under the cell already."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"{self}"]
+
+
+def run_body(shell: InteractiveShell, body: str, purpose: str) -> dict[str, Any]:
+    """Execute the body and return what it bound at its top level, by name. Names of earlier cells are not among them.
+
+    Raises
+    ------
+    BodyFailed
+        When it raised.
+    """
+    outcome = shell.run_cell(body, store_history=False)
+    if not outcome.success:
+        raise BodyFailed(f"the body failed, see above: {purpose}")
+    return {name: shell.user_ns[name] for name in bound_names(shell.transform_cell(body)) if name in shell.user_ns}
+
+
+def bound_names(source: str) -> list[str]:
+    """The names that a module's top level binds: by assignment, def, class, import, for, with."""
+    names: dict[str, None] = {}
+
+    def visit(node: ast.AST) -> None:
+        match node:
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                names[name] = None
+                return  # what is bound inside is not the notebook's
+            case ast.Lambda() | ast.ListComp() | ast.SetComp() | ast.DictComp() | ast.GeneratorExp():
+                return
+            case ast.Name(id=name, ctx=ast.Store()):
+                names[name] = None
+            case ast.alias(name=name, asname=asname):
+                names[asname or name.split(".")[0]] = None
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    visit(ast.parse(source))
+    return list(names)

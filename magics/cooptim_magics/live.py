@@ -1,0 +1,168 @@
+"""From a run's events to what the eye sees: the one fold that the live chart, the static figure and a reopened record
+share.
+
+A `Picture` is fed events and says at any moment which curves, which progress, which status line and which table stand
+for the run. It draws nothing and waits for nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+from cooptim_lab.runs.events import Ended, Event, Measured, Note, Output, Phase, Points, Progress, Started
+from cooptim_lab.speedup import Row
+
+from .chart import Curve
+from .tables import duration, percent, rows_table
+
+BOLD = ("held-out loss", "training loss")
+
+
+class Picture:
+    """What a run looks like so far.
+
+    Parameters
+    ----------
+    title
+        The run's title.
+    """
+
+    def __init__(self, title: str) -> None:
+        self.title = title
+        self.kind = ""
+        self.state = "waiting"
+        self.workers = 1
+        self.notes: list[str] = []
+        self.output: list[Output] = []
+        self.rows: dict[str, Row] = {}
+        self.summary: dict[str, Any] = {}
+        self.message = ""
+        self.phase = ""
+        self.version = 0  # grows with every change: a viewer redraws when it has another
+        self._began = self._last = 0.0
+        self._done: dict[int | None, tuple[int, int]] = {}
+        self._points: dict[str, tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
+
+    @classmethod
+    def of(cls, title: str, events: Iterable[Event]) -> Picture:
+        """The picture of a whole log."""
+        picture = cls(title)
+        picture.feed(events)
+        return picture
+
+    def feed(self, events: Iterable[Event]) -> None:
+        """Take in what happened since the last time."""
+        for event in events:
+            self.version += 1
+            self._last = event.time
+            self._take(event)
+
+    def _take(self, event: Event) -> None:
+        match event:
+            case Started():
+                self.kind, self.workers, self._began = event.way, event.workers, event.time
+            case Phase():
+                self.phase, self.state = event.text, "running"
+            case Points():
+                x, y = self._points[event.curve]
+                x.extend(event.x)
+                y.extend(event.y)
+            case Progress():
+                self._done[event.rank] = (event.done, event.total)
+            case Note():
+                self.notes.append(event.text)
+            case Output():
+                self.output.append(event)
+            case Measured():
+                row = Row.from_summary(event.row)
+                self.rows[row.title] = row
+            case Ended():
+                self.state, self.message, self.summary = event.state, event.message, dict(event.summary)
+
+    # What there is to see.
+
+    @property
+    def curves(self) -> list[Curve]:
+        """The curves, the most telling first."""
+        if self.kind == "speedup":
+            return self._speedup_curves()
+        bold = [name for name in self._points if name in BOLD or " · " in name]
+        faint = [name for name in self._points if name.startswith("subnet ")]
+        curves = [Curve(name.removesuffix(" · held-out loss"), *self._points[name]) for name in sorted(bold)]
+        return curves + [Curve("each sub-network", *self._points[name], kind="faint") for name in faint]
+
+    def _speedup_curves(self) -> list[Curve]:
+        rows = [row for row in self.rows.values() if row.way != "baseline"]
+        if not rows:
+            return []
+        workers = [float(row.workers) for row in rows]
+        points = Curve(
+            "measured",
+            workers,
+            [row.speedup for row in rows],
+            [row.low for row in rows],
+            [row.high for row in rows],
+            kind="marker",
+        )
+        most = max(workers + [2.0])
+        return [points, Curve("ideal", [1.0, most], [1.0, most], kind="ideal")]
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Of the axes."""
+        if self.kind == "speedup":
+            return {"x_label": "workers", "y_label": "speedup 1/P (above 1 is faster)"}
+        y = "held-out loss" if self.kind == "compare" else "loss"
+        return {"x_label": "epoch", "y_label": y}
+
+    @property
+    def is_logarithmic(self) -> bool:
+        """Whether the losses are better read on a logarithmic axis: all positive, and over a decade apart."""
+        values = [y for _, ys in self._points.values() for y in ys if math.isfinite(y)]
+        return self.kind != "speedup" and bool(values) and min(values) > 0 and max(values) > 10 * min(values)
+
+    @property
+    def fraction(self) -> float | None:
+        """The part that is done, by the rank that is furthest behind; None while unknown."""
+        if self.state == "done":
+            return 1.0
+        parts = [done / total for done, total in self._done.values() if total]
+        return min(parts) if parts else None
+
+    @property
+    def status(self) -> str:
+        """One line: what it is doing, how far it is, for how long, or how it ended."""
+        seconds = duration(self._last - self._began) if self._began else ""
+        if self.state in ("waiting", "running"):
+            return " · ".join(part for part in (self.phase or "waiting for the ranks", self._where(), seconds) if part)
+        if self.state == "failed":
+            return f"failed: {self.message}"
+        words = [*([] if self.state == "done" else [self.state]), self._score()]
+        return " · ".join(word for word in words if word) or self.state
+
+    def _where(self) -> str:
+        latest = max((x[-1] for x, _ in self._points.values() if x), default=0.0)
+        return f"epoch {math.ceil(latest)}" if latest and self.kind != "speedup" else ""
+
+    def _score(self) -> str:
+        ways = [row for row in self.rows.values() if row.way != "baseline"]
+        if ways:
+            return " · ".join(f"{row.title} {row.speedup:.2f}×" for row in ways)
+        if "seconds" not in self.summary:
+            return ""
+        name, value = self.summary["metric_name"], self.summary["metric"]
+        parts = [
+            f"{duration(self.summary['seconds'])} of training",
+            f"held-out {name} {percent(value) if name == 'accuracy' else f'{value:.4g}'}",
+            f"{self.summary['parameters']:,} parameters",
+            self.summary["engine"],
+        ]
+        return " · ".join(part for part in parts if part)
+
+    @property
+    def table(self) -> list[list[str]]:
+        """The measured rows as text, the header first; empty while nothing was measured."""
+        return rows_table(list(self.rows.values())) if self.rows else []

@@ -1,0 +1,72 @@
+"""The figure that stays in the saved notebook: a Picture drawn by Matplotlib.
+
+`matplotlib.figure.Figure` only, never pyplot: figures may be made off the main thread, and the user's own pyplot state
+and styles are not touched.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .live import Picture
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Okabe & Ito, Color Universal Design, 2008; in the order that the live chart uses too.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+SIZE = (6.4, 3.4)  # inches, at DPI about as large as the live chart
+DPI = 100
+
+
+def figure(picture: Picture) -> Figure:
+    """Draw what the live chart shows at this moment."""
+    from matplotlib.figure import Figure
+
+    drawing = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
+    axes = drawing.add_subplot()
+    colours: dict[str, str] = {}
+    for curve in picture.curves:
+        x, y = np.asarray(curve.x, float), np.asarray(curve.y, float)
+        is_new = curve.name not in colours
+        if curve.kind == "ideal":
+            axes.plot(x, y, "--", color="grey", linewidth=1, label=curve.name)
+            continue
+        colour = colours.setdefault(curve.name, COLOURS[len(colours) % len(COLOURS)])
+        label = curve.name if is_new else None
+        if curve.kind == "marker":
+            lo, hi = np.asarray(curve.lo, float), np.asarray(curve.hi, float)
+            axes.errorbar(x, y, yerr=[y - lo, hi - y], fmt="o", capsize=3, color=colour, label=label)
+        elif curve.kind == "faint":
+            axes.plot(x, y, linewidth=0.8, alpha=0.35, color=colour, label=label, zorder=1)
+        else:
+            axes.plot(x, y, linewidth=1.6, color=colour, label=label, marker="." if len(x) == 1 else None)
+    axes.set_title(f"{picture.title}\n{picture.status}", fontsize=9, loc="left")
+    axes.set_xlabel(picture.labels["x_label"])
+    axes.set_ylabel(picture.labels["y_label"])
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    if picture.is_logarithmic:
+        axes.set_yscale("log")
+    if picture.kind == "speedup":
+        axes.set_ylim(bottom=0)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    if colours:
+        axes.legend(frameon=False, fontsize=8)
+    return drawing
+
+
+def mime_bundle(picture: Picture) -> dict[str, str]:
+    """The picture as a notebook keeps it: a PNG, and one line of text for readers without images."""
+    if not picture.curves:
+        return {"text/plain": f"{picture.title}: {picture.state}"}
+    buffer = io.BytesIO()
+    figure(picture).savefig(buffer, format="png")
+    return {
+        "image/png": base64.b64encode(buffer.getvalue()).decode("ascii"),
+        "text/plain": f"{picture.title}: {picture.status}",
+    }

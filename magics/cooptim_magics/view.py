@@ -1,0 +1,134 @@
+"""Shows a run while it goes on, and leaves what stays: a live chart, then in its place a static figure.
+
+Recording is not rendering: everything here only reads the run's log. What a rank prints comes under the cell that
+waits; nothing is ever printed from another thread, where it would land under the newest cell.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from IPython.display import display, update_display
+
+from cooptim_lab.runs.events import Output
+from cooptim_lab.runs.run import Run
+
+from .chart import LiveChart
+from .live import Picture
+from .plots import mime_bundle
+
+REFRESH_SECONDS = 0.1  # as often as the eye asks for; an update costs the kernel under a millisecond
+
+
+class Interrupted(KeyboardInterrupt):
+    """Kernel → Interrupt, after the run has ended cleanly. The cell fails, with one line instead of a stack."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"KeyboardInterrupt: {self}"]
+
+
+class RunView:
+    """One run in one output area."""
+
+    def __init__(self, run: Run[Any], *, has_chart: bool = True) -> None:
+        self.run, self.picture = run, Picture(run.title)
+        self.chart = LiveChart(title=run.title) if has_chart else None
+        self._display_id = uuid.uuid4().hex
+        self._seen = self._printed = 0
+        self._drawn = -1
+
+    def open(self) -> None:
+        """Put the chart under the running cell."""
+        if self.chart is not None:
+            display(self.chart, display_id=self._display_id)
+
+    def refresh(self) -> None:
+        """Show what has happened since the last time."""
+        events = self.run.log.since(self._seen)
+        self._seen += len(events)
+        self.picture.feed(events)
+        if self.chart is not None:
+            self._drawn = show_on(self.chart, self.picture, self._drawn)
+
+    def print_output(self) -> None:
+        """Print what the ranks have printed since the last time; only from the thread of the waiting cell."""
+        lines = self.picture.output[self._printed :]
+        self._printed += len(lines)
+        for event in lines:
+            write_output(event)
+
+    def freeze(self) -> None:
+        """Replace the chart by a figure that a saved notebook keeps."""
+        self.refresh()
+        if self.chart is not None:
+            update_display(mime_bundle(self.picture), display_id=self._display_id, raw=True)
+            self.chart.close()
+
+
+def show_on(chart: LiveChart, picture: Picture, drawn: int) -> int:
+    """Bring a chart up to date with a picture, unless it is (`drawn`, the version it shows). Returns what it shows now."""
+    if picture.version != drawn:
+        chart.show(
+            picture.curves,
+            title=picture.title,
+            status=picture.status,
+            state=picture.state,
+            fraction=picture.fraction,
+            table=picture.table,
+            log_y=picture.is_logarithmic,
+            **picture.labels,
+        )
+    return picture.version
+
+
+def write_output(event: Output) -> None:
+    """Print a rank's lines, each with its rank in front, on the stream they came from."""
+    stream = sys.stdout if event.stream == "stdout" else sys.stderr
+    for line in event.text.splitlines():
+        print(f"[{event.rank}] {line}", file=stream)
+
+
+def watch(view: RunView) -> None:
+    """Wait for the end of a run in the running cell, showing it; an interrupt stops the run, then fails the cell.
+
+    Raises
+    ------
+    Interrupted
+        After an interrupt, when the run has ended.
+    LabError
+        What made the run fail.
+    """
+    run, interrupts = view.run, 0
+    view.open()
+    while not run.ended:
+        try:
+            view.refresh()
+            view.print_output()
+            run.join(REFRESH_SECONDS)
+        except KeyboardInterrupt:
+            interrupts += 1
+            run.stop()
+    view.freeze()
+    view.print_output()
+    if run.error is not None:
+        raise run.error
+    if interrupts:
+        kept = "; what was trained is kept" if run.result is not None else ""
+        raise Interrupted(f"run {run.id} was stopped{kept}")
+
+
+def watch_in_background(view: RunView, then: Callable[[], None] = lambda: None) -> None:
+    """The same without waiting: the view goes on in a thread of its own, which prints nothing. `then` is called last."""
+    view.open()
+
+    def follow() -> None:
+        while not view.run.join(REFRESH_SECONDS):
+            view.refresh()
+        view.freeze()
+        then()
+
+    threading.Thread(target=follow, name=f"cooptim-view-{view.run.id}", daemon=True).start()

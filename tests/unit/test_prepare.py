@@ -1,0 +1,277 @@
+"""From a task to tensors: every kind of data gives the same rows, and what does not fit is said before the clock starts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.utils.data import Dataset, TensorDataset
+
+from cooptim_lab import Task
+from cooptim_lab.training.prepare import build_model, build_optimizer, count_parameters, prepare
+from tests.support import refused
+
+ROWS = 20
+X = np.random.default_rng(0).normal(size=(ROWS, 2)).astype("float32")
+Y = np.arange(ROWS) % 3
+MODEL = nn.Linear(2, 3)
+
+
+def task(**changed):
+    return Task(**{"model": MODEL, "data": (X, Y), **changed})
+
+
+class Pairs(Dataset):
+    """A Dataset of whatever pairs it is given."""
+
+    def __init__(self, pairs):
+        self.pairs = pairs
+
+    def __len__(self):
+        return len(self.pairs)
+
+    def __getitem__(self, index):
+        return self.pairs[index]
+
+
+def make_rows():
+    return X, Y
+
+
+def read_only(array):
+    array = array.copy()
+    array.flags.writeable = False
+    return array
+
+
+KINDS = {
+    "arrays": (X, Y),
+    "a list of two": [X, Y],
+    "tensors": (torch.tensor(X), torch.tensor(Y)),
+    "tensors with a gradient": (torch.tensor(X, requires_grad=True), torch.tensor(Y)),
+    "nested lists": (X.tolist(), Y.tolist()),
+    "float64": (X.astype("float64"), Y),
+    "small labels": (X, Y.astype("uint8")),
+    "read-only": (read_only(X), read_only(Y)),
+    "turned round": (np.asfortranarray(X), Y[::-1][::-1]),
+    "TensorDataset": TensorDataset(torch.tensor(X), torch.tensor(Y)),
+    "Dataset of arrays and numbers": Pairs([(row, int(label)) for row, label in zip(X, Y, strict=True)]),
+    "a function": make_rows,
+    "a function that makes a Dataset": lambda: Pairs(list(zip(X, Y, strict=True))),
+}
+
+
+@pytest.mark.parametrize("data", KINDS.values(), ids=KINDS)
+def test_every_kind_of_data_gives_the_same_rows(data):
+    got, expected = prepare(task(data=data)), prepare(task())
+    for name in ("x", "y", "held_x", "held_y"):
+        assert torch.equal(getattr(got, name), getattr(expected, name))
+        assert not getattr(got, name).requires_grad
+    assert got.is_classification
+
+
+def test_rows_are_held_out_and_never_trained_on():
+    numbered = np.arange(ROWS, dtype="float32")
+    prepared = prepare(task(data=(np.stack([numbered, numbered], 1), Y)))
+    held, kept = set(prepared.held_x[:, 0].tolist()), set(prepared.x[:, 0].tolist())
+    assert held.isdisjoint(kept)
+    assert held | kept == set(numbered.tolist())
+    assert len(held) == 4  # a fifth
+    for x, y in ((prepared.x, prepared.y), (prepared.held_x, prepared.held_y)):
+        assert torch.equal(y, x[:, 0].long() % 3)  # labels went along with their rows
+
+
+def test_the_seed_of_the_task_chooses_the_held_out_rows():
+    assert torch.equal(prepare(task(seed=1)).held_x, prepare(task(seed=1)).held_x)
+    assert not torch.equal(prepare(task(seed=1)).held_x, prepare(task(seed=2)).held_x)
+
+
+@pytest.mark.parametrize(("part", "held"), [(0.01, 1), (0.5, 10), (0.99, 19)])
+def test_there_is_always_a_row_on_both_sides(part, held):
+    prepared = prepare(task(held_out=part))
+    assert (len(prepared.held_x), len(prepared.x)) == (held, ROWS - held)
+
+
+def test_what_the_user_gave_is_never_changed():
+    x, y, model = torch.tensor(X), torch.tensor(Y), nn.Sequential(nn.Linear(2, 3), nn.Dropout())
+    before = [x.clone(), y.clone(), *(p.detach().clone() for p in model.parameters())]
+    model.eval()
+    prepared = prepare(task(model=model, data=(x, y)))
+    built = prepared.model(0)
+    prepared.optimizer(built.parameters())
+    with torch.no_grad():
+        for p in (prepared.x, prepared.held_x, *built.parameters()):
+            p.add_(1)
+    assert all(torch.equal(a, b) for a, b in zip(before, [x, y, *model.parameters()], strict=True))
+    assert not model.training
+    assert built.training
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_the_models_dtype_decides_the_datas():
+    for dtype in (torch.float32, torch.float64):
+        assert prepare(task(model=nn.Linear(2, 3, dtype=dtype))).x.dtype == dtype
+    regression = prepare(task(model=nn.Linear(2, 1, dtype=torch.float64), data=(X, X[:, :1])))
+    assert regression.y.dtype == torch.float64
+    assert not regression.is_classification
+
+
+def test_an_embedding_gets_whole_numbers():
+    model = nn.Sequential(nn.Embedding(5, 4), nn.Flatten(), nn.Linear(8, 3))
+    assert prepare(task(model=model, data=(np.zeros((ROWS, 2), dtype="int32"), Y))).x.dtype == torch.int64
+
+
+# The model and its seed.
+
+
+def test_a_function_makes_the_model_under_the_seed_and_a_module_is_copied():
+    def weights(model, seed):
+        return build_model(model, seed).weight
+
+    def make():
+        return nn.Linear(2, 3)
+
+    assert torch.equal(weights(make, 1), weights(make, 1))
+    assert not torch.equal(weights(make, 1), weights(make, 2))
+    assert torch.equal(weights(MODEL, 1), weights(MODEL, 2))
+    assert weights(MODEL, 1) is not MODEL.weight
+
+
+def test_parameters_are_counted_with_the_frozen_ones():
+    model = nn.Linear(2, 3)
+    model.bias.requires_grad_(False)
+    assert count_parameters(model) == 9
+
+
+# The optimizer.
+
+
+def test_a_ready_made_optimizers_settings_are_taken_over():
+    given = torch.optim.SGD(MODEL.parameters(), lr=0.25, momentum=0.5, nesterov=True, weight_decay=0.125)
+    built = build_optimizer(given, list(nn.Linear(4, 5).parameters()))
+    assert type(built) is torch.optim.SGD
+    group = built.param_groups[0]
+    assert [group[k] for k in ("lr", "momentum", "nesterov", "weight_decay")] == [0.25, 0.5, True, 0.125]
+    assert [tuple(p.shape) for p in group["params"]] == [(5, 4), (5,)]
+
+
+def test_a_rate_that_was_changed_later_is_taken_over():
+    given = torch.optim.Adam(MODEL.parameters())
+    given.param_groups[0]["lr"] = 0.5
+    assert build_optimizer(given, list(MODEL.parameters())).param_groups[0]["lr"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "kind"),
+    [(None, "Adam"), (torch.optim.AdamW, "AdamW"), (lambda parameters: torch.optim.SGD(parameters, lr=0.1), "SGD")],
+)
+def test_an_optimizer_from_nothing_a_class_or_a_function(optimizer, kind):
+    assert type(build_optimizer(optimizer, list(MODEL.parameters()))).__name__ == kind
+
+
+def test_an_optimizer_with_groups_is_refused():
+    with refused("several parameter groups", "function"):
+        build_optimizer(torch.optim.Adam([{"params": [MODEL.weight]}, {"params": [MODEL.bias]}]), [MODEL.weight])
+
+
+def test_what_is_no_optimizer_is_refused():
+    with refused("optimizer(parameters)", "list", "Optimizer"):
+        build_optimizer(list, [MODEL.weight])
+
+
+# What does not fit.
+
+
+class Returns(nn.Module):
+    """A model that gives whatever `change` makes of a linear layer's output."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.linear, self.change = nn.Linear(2, 3), change
+
+    def forward(self, x):
+        return self.change(self.linear(x))
+
+
+def each_row(outputs, targets):
+    return functional.cross_entropy(outputs, targets, reduction="none")
+
+
+def fail(*anything):
+    raise RuntimeError("first line\nsecond line")
+
+
+def with_label(label, rows=slice(None)):
+    y = Y.copy()
+    y[rows] = label
+    return X, y
+
+
+NAN = X.copy()
+NAN[3, 1], NAN[5, 0] = np.nan, np.inf
+A_ROW_OF_TRAINING = next(i for i in range(ROWS) if torch.tensor(X)[i].tolist() in prepare(task()).x.tolist())
+
+BAD = {
+    "labels too high": (dict(data=with_label(3, [A_ROW_OF_TRAINING])), ("3 outputs", "labels up to 3", "needs 4")),
+    "labels too high for a loss of one's own": (
+        dict(data=with_label(3, [A_ROW_OF_TRAINING]), loss=nn.CrossEntropyLoss()),
+        ("3",),
+    ),
+    "negative labels": (dict(data=with_label(-1, [0])), ("label -1", "start at 0")),
+    "classes without a dimension": (dict(model=Returns(lambda out: out[:, 0])), ("(4,)", "(rows, classes)")),
+    "string labels": (dict(data=(X, np.array(["a", "b"] * 10))), ("y holds", "<U1", "numbers")),
+    "objects": (dict(data=(np.array([object()] * ROWS), Y)), ("X holds object", "numbers")),
+    "rows of unequal length": (dict(data=([[1.0, 2.0], [3.0]], [0, 1])), ("X",)),
+    "not finite": (dict(data=(NAN, Y)), ("X has 2 values", "not finite")),
+    "too narrow rows": (dict(data=(X[:, :1], Y)), ("cannot take a batch of shape (4, 1)",)),
+    "a model that raises": (dict(model=Returns(fail)), ("cannot take a batch", "RuntimeError: first line")),
+    "a model that returns a tuple": (dict(model=Returns(lambda out: (out, out))), ("returns a tuple", "one tensor")),
+    "a model that loses rows": (dict(model=Returns(lambda out: out[:1])), ("1 rows for 4", "batch")),
+    "a model without parameters": (dict(model=nn.ReLU()), ("no parameter to train",)),
+    "a function that makes no model": (dict(model=lambda: "net"), ("model() returned a str", "nn.Module")),
+    "a loss per row": (dict(loss=each_row), ("loss returns a tensor of shape (4,)", "mean over the rows")),
+    "a loss that is a float": (dict(loss=lambda out, y: 0.5), ("loss returns a float", "as a tensor")),
+    "a loss that raises": (dict(loss=fail), ("loss cannot take", "(4, 3)", "RuntimeError: first line")),
+    "a regression of another shape": (dict(model=nn.Linear(2, 1), data=(X, X[:, 0])), ("reshape(-1, 1)",)),
+    "a function that gives too much": (dict(data=lambda: (X, Y, Y)), ("3 parts", "(X, y)")),
+    "a function that gives unequal lengths": (dict(data=lambda: (X, Y[1:])), ("20 rows", "19")),
+    "a Dataset of unlike rows": (dict(data=Pairs([(X[0], 0), (X[0, :1], 1)])), ("X", "Dataset", "stacked")),
+    "a Dataset of words": (dict(data=Pairs([(X[0], "a"), (X[0], "b")])), ("y", "Dataset", "stacked")),
+    "a Dataset of dictionaries": (dict(data=Pairs([{"x": X[0], "y": 0}] * 5)), ("Dataset", "dict")),
+    "a Dataset without labels": (dict(data=Pairs([X[0]] * 5)), ("Dataset",)),
+}
+
+
+@pytest.mark.parametrize(("changed", "said"), BAD.values(), ids=BAD)
+def test_what_does_not_fit_is_said_in_one_line(changed, said):
+    with refused(*said):
+        prepare(task(**changed))
+
+
+# Scoring.
+
+
+def test_scores_on_the_held_out_rows():
+    prepared = prepare(task())
+    outputs = functional.one_hot(prepared.held_y, 3).float() * 9
+    assert prepared.score(outputs).metric == 1.0
+    assert prepared.score(outputs).metric_name == "accuracy"
+    assert prepared.score(outputs.roll(1, 1)).metric == 0.0
+    assert prepared.score(outputs).loss == float(functional.cross_entropy(outputs, prepared.held_y))
+
+
+def test_a_metric_of_ones_own_is_used_and_named():
+    def largest(outputs, targets):
+        return outputs.max()
+
+    prepared = prepare(task(metric=largest))
+    assert prepared.score(torch.eye(4, 3) * 5).metric == 5.0
+    assert prepared.score(torch.eye(4, 3)).metric_name == "largest"
+
+
+def test_scoring_is_in_evaluation_mode_and_gives_the_mode_back():
+    prepared, model = prepare(task()), nn.Sequential(nn.Dropout(0.5), nn.Linear(2, 3)).train()
+    assert torch.equal(prepared.outputs(model), prepared.outputs(model))
+    assert model.training

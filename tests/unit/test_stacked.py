@@ -1,0 +1,222 @@
+"""N subnets as one program are N programs: the oracle is the plain loop over each alone, in float64."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from cooptim_lab.training.loop import batches, plain_step
+from cooptim_lab.training.stacked import per_subnet_loss, stack, stacked_step
+
+ROWS, STEPS, TOLERANCE = 40, 20, 1e-10
+FLOAT = torch.float64
+CLASSES = torch.arange(ROWS) % 3
+X = torch.randn(ROWS, 6, dtype=FLOAT, generator=torch.Generator().manual_seed(0))
+X += functional.one_hot(CLASSES, 6)
+
+
+def perceptron(width=5, bias=True):
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(6, width, bias=bias), nn.Tanh(), nn.Linear(width, width), nn.Softplus(),
+        nn.Linear(width, 3)
+    )  # fmt: skip
+
+
+class Normed(nn.Module):
+    """Not a perceptron: it adds what it skipped, and normalises. `scale` is a setting that no printed form shows."""
+
+    def __init__(self, scale=1.0):
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(6, 6), nn.LayerNorm(6), nn.Linear(6, 3)
+        self.scale = scale
+
+    def forward(self, x):
+        return self.last(self.norm(x + self.scale * self.first(x).tanh()))
+
+
+def batch_normed():
+    return nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Linear(5, 3))
+
+
+def frozen():
+    subnet = perceptron()
+    subnet[1].weight.requires_grad_(False)
+    return subnet
+
+
+def hooked():
+    subnet = perceptron()
+    subnet.register_forward_hook(lambda module, given, outputs: outputs * 2)
+    return subnet
+
+
+MIXTURES = {
+    "grouped": ([perceptron] * 4, {"grouped"}),
+    "grouped without bias": ([lambda: perceptron(bias=False)] * 3, {"grouped"}),
+    "vmap": ([Normed] * 3, {"vmap"}),
+    "vmap with frozen weights": ([frozen] * 3, {"vmap"}),
+    "one alone": ([perceptron], {"separate"}),
+    "buffers": ([batch_normed] * 2, {"separate"}),
+    "two widths": ([perceptron, perceptron, lambda: perceptron(4), lambda: perceptron(4)], {"grouped"}),
+    "everything": (
+        [perceptron, Normed, batch_normed, lambda: perceptron(4), perceptron, Normed],
+        {"grouped", "vmap", "separate"},
+    ),
+}
+
+OPTIMIZERS = {
+    "SGD": lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-3),
+    "Adam": lambda parameters: torch.optim.Adam(parameters, lr=0.02),
+}
+
+
+def make(makers, seed=0):
+    made = []
+    for i, maker in enumerate(makers):
+        torch.manual_seed(seed + i)
+        made.append(maker().double().train())
+    return made
+
+
+def train(step):
+    """STEPS steps; the losses, shape (steps, curves)."""
+    order = itertools.chain.from_iterable(batches(ROWS, 8, 0, epoch) for epoch in range(STEPS))
+    return torch.stack([step(rows) for rows in itertools.islice(order, STEPS)])
+
+
+def train_alone(subnets, optimizer, loss, y=CLASSES):
+    subnets = copy.deepcopy(subnets)
+    losses = [train(plain_step(each, optimizer(each.parameters()), loss, X, y)) for each in subnets]
+    return subnets, torch.cat(losses, 1)
+
+
+def train_stacked(subnets, optimizer, loss, y=CLASSES, **options):
+    stacks = stack(copy.deepcopy(subnets), **options)
+    losses = train(stacked_step(stacks, optimizer, loss, X, y))
+    trained = dict(pair for each in stacks for pair in zip(each.members, each.unstack(), strict=True))
+    return [trained[i] for i in range(len(subnets))], losses
+
+
+def distance(some, others):
+    """The largest difference of any number in two lists of networks, their outputs included."""
+    differences = [(a - b).abs().max() for a, b in zip(states(some), states(others), strict=True)]
+    outputs = [(a.eval()(X) - b.eval()(X)).abs().max() for a, b in zip(some, others, strict=True)]
+    return float(torch.stack([*differences, *outputs]).max())
+
+
+def states(subnets):
+    return [value.double() for subnet in subnets for value in subnet.state_dict().values()]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+@pytest.mark.parametrize(("makers", "engines"), MIXTURES.values(), ids=MIXTURES)
+def test_together_is_each_alone(makers, engines, optimizer):
+    subnets = make(makers)
+    assert {each.engine for each in stack(subnets)} == engines
+    alone, losses = train_alone(subnets, optimizer, functional.cross_entropy)
+    stacked, stacked_losses = train_stacked(subnets, optimizer, functional.cross_entropy)
+    assert distance(alone, subnets) > 1e-2  # it did train
+    assert distance(alone, stacked) < TOLERANCE
+    assert (losses - stacked_losses).abs().max() < TOLERANCE
+
+
+LOSSES = {
+    "mse": (functional.mse_loss, X[:, :3]),
+    "smoothed": (nn.CrossEntropyLoss(label_smoothing=0.1), CLASSES),
+    "own": (lambda outputs, targets: (outputs.logsumexp(1) - outputs[:, 0] * targets).mean(), CLASSES),
+    "probabilities": (functional.cross_entropy, X[:, :3].softmax(1)),
+    "ignored labels": (functional.cross_entropy, CLASSES.where(torch.arange(ROWS) % 4 > 0, torch.tensor(-100))),
+}
+
+
+@pytest.mark.parametrize(("loss", "y"), LOSSES.values(), ids=LOSSES)
+def test_every_loss_is_taken_as_it_is(loss, y):
+    subnets = make([perceptron] * 3)
+    alone, losses = train_alone(subnets, OPTIMIZERS["SGD"], loss, y)
+    stacked, stacked_losses = train_stacked(subnets, OPTIMIZERS["SGD"], loss, y)
+    assert distance(alone, stacked) < TOLERANCE
+    assert (losses - stacked_losses).abs().max() < TOLERANCE
+
+
+def test_breakage_the_mean_of_the_losses_is_not_their_sum():
+    subnets = make([perceptron] * 4)
+    alone, _ = train_alone(subnets, OPTIMIZERS["SGD"], functional.cross_entropy)
+    broken, _ = train_stacked(subnets, OPTIMIZERS["SGD"], lambda out, y: functional.cross_entropy(out, y) / 4)
+    assert distance(alone, broken) > 1e-3
+
+
+class Unit(torch.optim.SGD):
+    """Steps along the gradient of all parameters together, made of length 1: not elementwise."""
+
+    @torch.no_grad()
+    def step(self):
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        length = torch.stack([p.grad.norm() for p in parameters]).norm()
+        for p in parameters:
+            p -= 0.1 * p.grad / length
+
+
+def test_breakage_an_optimizer_that_is_not_elementwise_is_shared_by_mistake():
+    subnets = make([perceptron] * 3)
+    alone, _ = train_alone(subnets, Unit, functional.cross_entropy)
+    assert distance(alone, train_stacked(subnets, Unit, functional.cross_entropy)[0]) > 1e-3
+    assert distance(alone, train_stacked(subnets, Unit, functional.cross_entropy, separate=True)[0]) < TOLERANCE
+
+
+def test_a_subnet_does_not_feel_the_others():
+    one, two, three = make([perceptron] * 3)
+    first, _ = train_stacked([one, two], OPTIMIZERS["SGD"], functional.cross_entropy)
+    other, _ = train_stacked([one, three], OPTIMIZERS["SGD"], functional.cross_entropy)
+    assert distance(first[:1], other[:1]) < TOLERANCE
+    assert distance(first[1:], other[1:]) > 1e-2
+
+
+# Which subnets make one stack, and with which engine.
+
+
+def test_subnets_of_one_architecture_make_one_stack_and_keep_their_places():
+    stacks = stack(make([perceptron, Normed, perceptron, Normed, batch_normed, perceptron]))
+    assert [(each.engine, each.members) for each in stacks] == [
+        ("grouped", [0, 2, 5]),
+        ("vmap", [1, 3]),
+        ("separate", [4]),
+    ]
+
+
+def test_separate_keeps_each_by_itself():
+    assert [each.members for each in stack(make([perceptron] * 3), separate=True)] == [[0], [1], [2]]
+
+
+def test_a_setting_that_is_no_weight_stays_the_subnets_own():
+    subnets = make([lambda: Normed(0.5), lambda: Normed(2.0), lambda: Normed(2.0)])
+    alone, _ = train_alone(subnets, OPTIMIZERS["SGD"], functional.cross_entropy)
+    stacked, _ = train_stacked(subnets, OPTIMIZERS["SGD"], functional.cross_entropy)
+    assert distance(alone, stacked) < TOLERANCE
+
+
+def test_a_hook_is_heeded():
+    subnets = make([hooked] * 2)
+    alone, _ = train_alone(subnets, OPTIMIZERS["SGD"], functional.cross_entropy)
+    stacked, _ = train_stacked(subnets, OPTIMIZERS["SGD"], functional.cross_entropy)
+    assert distance(alone, stacked) < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    "makers", [[perceptron] * 3, [Normed] * 3, [batch_normed] * 2], ids=["grouped", "vmap", "separate"]
+)
+def test_unstacked_at_once_they_are_what_they_were(makers):
+    subnets = make(makers)
+    for each in stack(subnets):
+        assert distance([subnets[i] for i in each.members], each.unstack()) == 0
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 4), (3, 8, 4, 5)], ids=["rows", "pixels"])
+def test_losses_of_classes_are_those_of_each_by_itself(shape):
+    outputs, targets = torch.randn(shape, dtype=FLOAT), torch.randint(4, shape[1:2] + shape[3:])
+    expected = torch.stack([functional.cross_entropy(each, targets) for each in outputs])
+    assert (per_subnet_loss(functional.cross_entropy, outputs, targets) - expected).abs().max() < 1e-14
