@@ -102,6 +102,7 @@ def train_stacked(subnets, optimizer, loss, y=CLASSES, **options):
     return [trained[i] for i in range(len(subnets))], losses
 
 
+@torch.no_grad()
 def distance(some, others):
     """The largest difference of any number in two lists of networks, their outputs included."""
     differences = [(a - b).abs().max() for a, b in zip(states(some), states(others), strict=True)]
