@@ -107,10 +107,9 @@ def measure_speedup(
             f"workers = {counts[-1]}: there are only {spec.subnets} sub-networks to share; give -n {counts[-1]} or more"
         )
     ways: list[tuple[str, Spec]] = [(TITLES["baseline"], _derive(Baseline, spec))]
-    ways += [
-        (f"{TITLES[way]}, {count} worker{'s' * (count > 1)}", _derive(kinds[way], spec, workers=count))
-        for count in counts
-    ]
+    for count in counts:
+        title = f"{TITLES[way]}, {count} worker{'s' * (count > 1)}"
+        ways.append((title, _derive(kinds[way], spec, workers=count)))
     return _study(task, spec, ways, spec.repeats, pool, way=way)
 
 
@@ -170,7 +169,7 @@ def _carry(run: Run[list[Row]], task: Task, ways: Sequence[tuple[str, Spec]], re
         return
     if repeats > 1:
         run.post(
-            Note(text=f"the range of {repeats} rounds holds the true median with probability {confidence(repeats):.0%}")
+            Note(text=f"the range of {repeats} rounds holds the true median with probability {confidence(repeats):.2f}")
         )
     run.finish(list(rows.values()), summary=_summary(rows))
 

@@ -69,7 +69,7 @@ def train_sharded(task: Task | None = None, *, pool: RankPool | None = None, **o
 
 
 def run_cell(source: str, *, workers: int = 2, pool: RankPool | None = None) -> Run[list[Any]]:
-    """Run a cell's source on every rank (see `ranks.spmd`). `run.wait()` gives the last expression's value of each rank.
+    """Run a cell's source on every rank (see `ranks.spmd`). `run.wait()` gives each rank's last expression.
 
     Raises
     ------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -45,13 +45,28 @@ def pool() -> Iterator[RankPool]:
 
 
 @pytest.fixture
-def nothing_left() -> Iterator[set[Path]]:
-    """After the test no process is left of those it started, and none of the files it has put into the set given."""
+def nothing_left() -> Iterator[Callable[[], set[int]]]:
+    """After the test nothing is left of the processes that it started, nor of the files they had.
+
+    Call it when they are up: it notes their shared memory and their directory, and returns their process ids.
+    """
     before = support.rank_processes()
     files: set[Path] = set()
-    yield files
+
+    def started() -> set[int]:
+        return support.rank_processes() - before
+
+    def note() -> set[int]:
+        files.update(support.traces(started()))
+        return started()
+
+    yield note
 
     def left() -> list[object]:
-        return [*(support.rank_processes() - before), *filter(Path.exists, files)]
+        return [*started(), *filter(Path.exists, files)]
 
-    assert support.wait_until(lambda: not left(), support.GONE_SECONDS), f"left behind: {left()}"
+    is_clean = support.wait_until(lambda: not left(), support.GONE_SECONDS)
+    found = left()
+    support.clean_up(started(), files)  # so that one failure does not lead to others
+    assert is_clean, f"left behind: {found}"
+    assert files, "the test started nothing, or never called nothing_left()"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,18 @@ def traces(processes: set[int]) -> set[Path]:
         lines = maps.read_text().splitlines() if maps.exists() else []
         found.update(Path(line.split(maxsplit=5)[5]) for line in lines if "/dev/shm/mpich" in line)
     return found
+
+
+def clean_up(processes: set[int], files: set[Path]) -> None:
+    """End and remove what a failed test has left."""
+    for pid in processes:
+        with suppress(psutil.NoSuchProcess):
+            psutil.Process(pid).kill()
+    for path in files:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .detect import Cache, Gpu, Hardware, Library, Mpi
+from .chip import Cache
+from .gpus import Gpu
+from .libraries import Library
+from .machine import Hardware
+from .mpi import Mpi
 
 UNKNOWN = "unknown"
+WIDTH = 60
+"""Characters that a table's third column has, so that a row stays one line in a notebook."""
 
 
 def summary(hardware: Hardware) -> str:
@@ -54,6 +60,11 @@ def _joined(values: Iterable[str]) -> str:
     return ", ".join(values) or "none"
 
 
+def _shortened(text: str) -> str:
+    """The end of it where it is too long: of a path, that says most."""
+    return text if len(text) <= WIDTH else f"…{text[1 - WIDTH :]}"
+
+
 def _cores(hardware: Hardware) -> str:
     """What may be used, and of how many if that is not all: "2 cores", "0.5 of 2 cores"."""
     allowed, host = hardware.cores, hardware.cores_host
@@ -91,27 +102,17 @@ def _mpi_name(mpi: Mpi) -> str:
 
 def _cpu_rows(hardware: Hardware) -> list[tuple[str, str, str]]:
     quota = "none" if hardware.quota is None else f"{_plain(hardware.quota)} cores"
+    units = UNKNOWN if hardware.simd is None else _joined(hardware.simd)
+    room = f"min(affinity, quota); workers that can run at once: {hardware.workers}"
     return [
         ("host", hardware.host or UNKNOWN, hardware.system),
         ("CPU", _known(hardware.cpu), hardware.architecture),
-        (
-            "cores you may use",
-            _plain(hardware.cores),
-            f"the lesser of affinity and quota; workers that can run at once: {hardware.workers}",
-        ),
+        ("cores you may use", _plain(hardware.cores), room),
         ("affinity", _known(hardware.affinity), "logical cores the scheduler lets this process run on"),
-        ("CPU quota", quota, "time the cgroups allow, as containers and batch systems set it"),
+        ("CPU quota", quota, "time the cgroups allow (containers, batch systems)"),
         ("host's cores", _known(hardware.cores_host), f"logical; physical: {_known(hardware.cores_physical)}"),
-        (
-            "vector units",
-            UNKNOWN if hardware.simd is None else _joined(hardware.simd),
-            "how many numbers one instruction works on",
-        ),
-        (
-            "bf16",
-            _yes_no(hardware.bf16),
-            "whether the CPU computes in bfloat16; without it, bf16 saves memory, not time",
-        ),
+        ("vector units", units, "how many numbers one instruction works on"),
+        ("bf16", _yes_no(hardware.bf16), "computed in hardware; if not, it saves memory, not time"),
         ("AMX", _yes_no(hardware.amx), "Intel's matrix units"),
         *(
             map(_cache_row, hardware.caches)
@@ -169,7 +170,7 @@ def _software_rows(hardware: Hardware) -> list[tuple[str, str, str]]:
     )
     apple = [("Apple GPU", _yes_no(torch.mps), "as torch sees it")] if torch.mps else []
     return [
-        ("MPI", _mpi_name(mpi), mpi.mpiexec or "no mpiexec in this environment or on PATH"),
+        ("MPI", _mpi_name(mpi), _shortened(mpi.mpiexec or "no mpiexec in this environment or on PATH")),
         ("mpi4py", mpi.mpi4py or "not installed", "how Python speaks to MPI"),
         ("torch", torch.version or "not installed", means),
         *apple,

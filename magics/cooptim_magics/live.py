@@ -18,7 +18,7 @@ from cooptim_lab.speedup import Row
 from .chart import Curve
 from .tables import duration, percent, rows_table
 
-BOLD = ("held-out loss", "training loss")
+HELD_OUT, TRAINING = "held-out loss", "training loss"
 
 
 class Picture:
@@ -89,10 +89,12 @@ class Picture:
         """The curves, the most telling first."""
         if self.kind == "speedup":
             return self._speedup_curves()
-        bold = [name for name in self._points if name in BOLD or " · " in name]
-        faint = [name for name in self._points if name.startswith("subnet ")]
-        curves = [Curve(name.removesuffix(" · held-out loss"), *self._points[name]) for name in sorted(bold)]
-        return curves + [Curve("each sub-network", *self._points[name], kind="faint") for name in faint]
+        bold = [name for name in self._points if name.endswith(HELD_OUT)]
+        curves = [Curve(name.removesuffix(f" · {HELD_OUT}"), *self._points[name]) for name in bold]
+        # Losses of single steps are noisy: they lie behind, thin, and those of the subnets share one entry.
+        steps = {name: name for name in self._points if name == TRAINING}
+        steps |= {name: "each sub-network" for name in self._points if name.startswith("subnet ")}
+        return curves + [Curve(label, *self._points[name], kind="faint") for name, label in steps.items()]
 
     def _speedup_curves(self) -> list[Curve]:
         rows = [row for row in self.rows.values() if row.way != "baseline"]
@@ -107,7 +109,7 @@ class Picture:
             [row.high for row in rows],
             kind="marker",
         )
-        most = max(workers + [2.0])
+        most = max([*workers, 2.0])
         return [points, Curve("ideal", [1.0, most], [1.0, most], kind="ideal")]
 
     @property

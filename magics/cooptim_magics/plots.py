@@ -54,7 +54,7 @@ def figure(picture: Picture) -> Figure:
         axes.set_yscale("log")
     if picture.kind == "speedup":
         axes.set_ylim(bottom=0)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     if colours:
         axes.legend(frameon=False, fontsize=8)
     return drawing

@@ -58,7 +58,7 @@ def rows_table(rows: Sequence[Row]) -> Cells:
     head = ["", "workers", "seconds", "P = T_c/T_p", "speedup 1/P", *(["range"] if has_rounds else [])]
     cells = [[*head, f"held-out {name}", "parameters"]]
     for row in rows:
-        spread = [f"{row.low:.2f} – {row.high:.2f}"] if has_rounds else []
+        spread = ["" if row.way == "baseline" else f"{row.low:.2f} – {row.high:.2f}"] if has_rounds else []
         metric = percent(row.metric) if is_accuracy else f"{row.metric:.4g}"
         ratios = [f"{row.ratio:.2f}", f"{row.speedup:.2f}×"]
         cells.append(
@@ -87,4 +87,4 @@ def percent(share: float) -> str:
 
 def _is_numeric(cells: Sequence[str]) -> bool:
     """Whether a column is of numbers, to be read by their ends."""
-    return bool(cells) and all(cell[:1].isdigit() for cell in cells)
+    return any(cells) and all(cell[:1].isdigit() for cell in cells if cell)

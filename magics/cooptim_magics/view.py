@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 import threading
 import uuid
-from collections.abc import Callable
 from typing import Any
 
 from IPython.display import display, update_display
@@ -70,7 +69,7 @@ class RunView:
 
 
 def show_on(chart: LiveChart, picture: Picture, drawn: int) -> int:
-    """Bring a chart up to date with a picture, unless it is (`drawn`, the version it shows). Returns what it shows now."""
+    """Bring a chart up to date with a picture, unless it shows this version already. Returns the version it shows."""
     if picture.version != drawn:
         chart.show(
             picture.curves,
@@ -121,14 +120,13 @@ def watch(view: RunView) -> None:
         raise Interrupted(f"run {run.id} was stopped{kept}")
 
 
-def watch_in_background(view: RunView, then: Callable[[], None] = lambda: None) -> None:
-    """The same without waiting: the view goes on in a thread of its own, which prints nothing. `then` is called last."""
+def watch_in_background(view: RunView) -> None:
+    """The same without waiting: the view goes on in a thread of its own, which prints nothing."""
     view.open()
 
     def follow() -> None:
         while not view.run.join(REFRESH_SECONDS):
             view.refresh()
         view.freeze()
-        then()
 
     threading.Thread(target=follow, name=f"cooptim-view-{view.run.id}", daemon=True).start()

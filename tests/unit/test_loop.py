@@ -173,7 +173,7 @@ def test_ending_an_epoch_costs_no_time(at):
 
     fit(
         step, lambda epoch: [torch.tensor([0])] * 5, 2,
-        recorder=recorder([]), clock=clock, stopping=lambda: False, end_epoch=end_epoch,
+        recorder=recorder([], curves=("a",)), clock=clock, stopping=lambda: False, end_epoch=end_epoch,
     )  # fmt: skip
     assert clock.stop() == 10
 

@@ -132,3 +132,8 @@ def test_the_users_own_subnets_are_seeded_by_their_number():
 def test_a_subnet_that_is_no_module_is_refused():
     with refused("subnet(1)", "returned a int", "nn.Module"):
         make_subnets(task(Own(), lambda i: 3 if i else nn.Linear(6, 3)), 2, seed=0)
+
+
+@pytest.mark.parametrize("seed", [20261123, 2**62, 2**63 - 1])
+def test_any_seed_will_do(seed):
+    assert len(make_subnets(task(perceptron(6, 8, 3)), 2, seed)) == 2

@@ -1,0 +1,89 @@
+"""The limits that containers and batch systems set: this process's cgroups, version 1 and version 2.
+
+Knows where the limits are written, not what follows from them: that is for `cpus` and `memory`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from .readings import least, number, text
+
+_NO_LIMIT = 1 << 60  # bytes; cgroup v1 writes "no limit" as 2**63 rounded down to a page
+
+
+def quota(root: Path) -> float | None:
+    """CPUs' worth of time per period that the tightest of this process's cgroups allows; None where none limits it."""
+    return least(*(_group_quota(group) for group in _groups(root, "cpu")))
+
+
+def _group_quota(group: Path) -> float | None:
+    v1 = f"{text(group / 'cpu.cfs_quota_us')} {text(group / 'cpu.cfs_period_us')}"
+    try:
+        quota, period = (int(word) for word in (text(group / "cpu.max") or v1).split())
+    except ValueError:  # "max", no such file, or something we cannot read
+        return None
+    return quota / period if quota > 0 and period > 0 else None  # v1 writes "no limit" as -1
+
+
+def memory_limits(root: Path) -> Iterator[tuple[int, int]]:
+    """(limit, used) in bytes of each of this process's cgroups that has a limit."""
+    for group in _groups(root, "memory"):
+        limit = number(text(group / "memory.max") or text(group / "memory.limit_in_bytes"))
+        if limit is not None and limit < _NO_LIMIT:
+            yield limit, _group_memory_used(group)
+
+
+def _group_memory_used(group: Path) -> int:
+    """Bytes that cannot be given back: usage less the file pages not in use, which the kernel drops when asked.
+
+    0 where the usage cannot be read: the limit alone is then what caps the memory available.
+    """
+    used = number(text(group / "memory.current") or text(group / "memory.usage_in_bytes"))
+    lines = (line.partition(" ") for line in (text(group / "memory.stat") or "").splitlines())
+    stat = {name: value for name, _, value in lines}
+    idle = number(stat.get("total_inactive_file", stat.get("inactive_file")))  # v1's plain name leaves out children
+    return max(0, (used or 0) - (idle or 0))
+
+
+def _groups(root: Path, controller: str) -> Iterator[Path]:
+    """The folders of this process's cgroups for `controller`, each followed by its ancestors, whose limits hold too."""
+    paths = _own_groups(root)
+    for controllers, top, mount in _hierarchies(root):
+        key = controller if controller in controllers else ""  # version 2 has one path for all controllers, under ""
+        if key not in controllers:
+            continue
+        own = PurePosixPath(paths.get(key, "/"))
+        # A container often sees its own group mounted as the top, or a path that lies outside of what it sees.
+        inside = own.relative_to(top) if own.is_relative_to(top) and ".." not in own.parts else PurePosixPath()
+        yield from (mount / folder for folder in (inside, *inside.parents))
+
+
+def _own_groups(root: Path) -> dict[str, str]:
+    """controller -> path of this process's cgroup, from lines such as "4:cpu,cpuacct:/a/b" and, for v2, "0::/a/b"."""
+    fields = [line.split(":", 2) for line in (text(root / "proc/self/cgroup") or "").splitlines()]
+    return {name: line[2] for line in fields if len(line) == 3 for name in line[1].split(",")}
+
+
+def _hierarchies(root: Path) -> list[tuple[set[str], str, Path]]:
+    """(controllers, the cgroup at the top, where it is mounted); version 2's controllers are the empty name."""
+    found = []
+    for line in (text(root / "proc/self/mountinfo") or "").splitlines():
+        left, _, right = line.partition(" - ")
+        place, kind = left.split(), right.split()
+        if len(place) < 5 or len(kind) < 3 or not kind[0].startswith("cgroup"):
+            continue
+        controllers = {""} if kind[0] == "cgroup2" else set(kind[2].split(","))
+        found.append((controllers, place[3], root / place[4].lstrip("/")))
+    return found or _usual_hierarchies(root)
+
+
+def _usual_hierarchies(root: Path) -> list[tuple[set[str], str, Path]]:
+    """Where systemd and the container runtimes mount them, for when the mounts cannot be read."""
+    cgroup = root / "sys/fs/cgroup"
+    v1 = [
+        ({name}, "/", cgroup / folder)
+        for name, folder in (("cpu", "cpu"), ("cpu", "cpu,cpuacct"), ("memory", "memory"))
+    ]
+    return [({""}, "/", cgroup), *v1]

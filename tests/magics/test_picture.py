@@ -1,0 +1,187 @@
+"""From events to what the eye sees: the fold, and the figure that stays."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+
+import numpy as np
+import pytest
+from cooptim_magics.live import Picture
+from cooptim_magics.plots import figure, mime_bundle
+
+from cooptim_lab.runs.events import Ended, Event, Measured, Note, Output, Phase, Points, Progress, Started
+from tests.magics.test_tables import row
+
+
+def points(curve: str, x, y, rank: int = 0) -> Points:
+    return Points(rank=rank, curve=curve, x=tuple(x), y=tuple(y), time=102.0)
+
+
+def picture(*events: Event, way: str = "subnets", workers: int = 2, title: str = "a title") -> Picture:
+    return Picture.of(title, [Started(way=way, options={}, workers=workers, time=100.0), *events])
+
+
+SCORED = {"seconds": 1.5, "metric": 0.97, "metric_name": "accuracy", "parameters": 1234, "engine": "stacked"}
+
+
+class TestFold:
+    def test_before_anything_has_happened(self):
+        empty = Picture("t")
+        assert (empty.curves, empty.fraction, empty.table, empty.state) == ([], None, [], "waiting")
+        assert empty.status == "waiting for the ranks"
+
+    def test_points_of_one_curve_are_joined(self):
+        seen = picture(points("held-out loss", [1], [0.5]), points("held-out loss", [2, 3], [0.4, 0.3]))
+        (curve,) = seen.curves
+        assert (curve.name, list(curve.x), list(curve.y)) == ("held-out loss", [1, 2, 3], [0.5, 0.4, 0.3])
+
+    def test_in_pieces_or_at_once(self):
+        events = [points("training loss", [i], [1 / i]) for i in range(1, 9)] + [Progress(rank=0, done=4, total=8)]
+        piecewise = Picture("t")
+        for event in events:
+            piecewise.feed([event])
+        whole = Picture.of("t", events)
+        assert [list(curve.y) for curve in piecewise.curves] == [list(curve.y) for curve in whole.curves]
+        assert (piecewise.version, piecewise.fraction) == (whole.version, whole.fraction) == (9, 0.5)
+
+    def test_subnets_are_faint_behind_the_fused_one(self):
+        seen = picture(*(points(name, [1], [1]) for name in ("subnet 0", "training loss", "subnet 1", "held-out loss")))
+        assert [curve.name for curve in seen.curves][0] == "held-out loss"
+        assert [curve.kind for curve in seen.curves].count("line") == 1
+        assert [curve.kind for curve in seen.curves if curve.name == "each sub-network"] == ["faint", "faint"]
+
+    def test_the_curves_of_a_study_are_named_by_its_ways(self):
+        seen = picture(points("as it is · held-out loss", [1], [1]), points("2 shards · held-out loss", [1], [1]), way="compare")
+        assert {curve.name for curve in seen.curves} == {"as it is", "2 shards"}
+        assert seen.labels["y_label"] == "held-out loss"
+
+    def test_progress_is_of_the_rank_furthest_behind(self):
+        seen = picture(Progress(rank=0, done=9, total=10), Progress(rank=1, done=3, total=10))
+        assert seen.fraction == 0.3
+        seen.feed([Progress(rank=1, done=10, total=10)])
+        assert seen.fraction == 0.9
+        seen.feed([Ended(state="done")])
+        assert seen.fraction == 1.0
+
+    def test_progress_of_nothing_is_unknown(self):
+        assert picture(Progress(rank=0, done=0, total=0)).fraction is None
+
+    def test_status_while_it_goes_on(self):
+        seen = picture(Phase(text="training", time=101.0), points("training loss", [2.5], [1.0]))
+        assert seen.status == "training · epoch 3 · 2.00 s"
+        assert seen.state == "running"
+
+    @pytest.mark.parametrize(
+        ("ended", "status"),
+        [
+            (Ended(state="done", summary=SCORED), "1.50 s of training · held-out accuracy 97.0 % · 1,234 parameters · stacked"),
+            (Ended(state="stopped"), "stopped"),
+            (Ended(state="done"), "done"),
+            (Ended(state="failed", message="rank 1 on here: gone"), "failed: rank 1 on here: gone"),
+        ],
+    )
+    def test_status_at_the_end(self, ended, status):
+        assert picture(ended).status == status
+
+    def test_stopped_with_a_result(self):
+        assert picture(Ended(state="stopped", summary=SCORED)).status.startswith("stopped · 1.50 s of training")
+
+    def test_output_and_notes_are_kept_in_order(self):
+        outputs = [Output(rank=i, stream="stdout", text=f"{i}\n") for i in (1, 0)]
+        seen = picture(outputs[0], Note(text="a"), outputs[1], Note(text="b"))
+        assert seen.output == outputs
+        assert seen.notes == ["a", "b"]
+
+    def test_a_later_round_takes_the_place_of_a_row(self):
+        seen = picture(Measured(row=row(repeats=1).summary()), Measured(row=row(repeats=2).summary()))
+        assert seen.rows == {"2 shards, server": row(repeats=2)}
+        assert len(seen.table) == 2
+
+    def test_speedup_has_measured_points_and_the_ideal(self):
+        measured = [Measured(row=row(title=f"{n}", workers=n, low=0.9 * n, high=1.1 * n).summary()) for n in (1, 2, 4)]
+        base = Measured(row=row(way="baseline", title="as it is", workers=1).summary())
+        seen = picture(base, *measured, way="speedup")
+        points, ideal = seen.curves
+        assert (points.kind, list(points.x), list(points.lo)) == ("marker", [1, 2, 4], [0.9, 1.8, 3.6])
+        assert (ideal.kind, list(ideal.x), list(ideal.y)) == ("ideal", [1, 4], [1, 4])
+        assert seen.labels["x_label"] == "workers"
+
+    def test_speedup_before_the_first_point(self):
+        base = Measured(row=row(way="baseline", title="as it is", workers=1).summary())
+        assert picture(base, way="speedup").curves == []
+
+    @pytest.mark.parametrize(
+        ("y", "is_logarithmic"),
+        [([1, 0.01], True), ([1, 0.5], False), ([1, 0], False), ([1, -9], False), ([], False), ([1, math.nan, 0.01], True)],
+    )
+    def test_logarithmic(self, y, is_logarithmic):
+        assert picture(points("training loss", range(len(y)), y)).is_logarithmic == is_logarithmic
+
+
+class TestFigure:
+    def drawn(self, seen: Picture):
+        return figure(seen).axes[0]
+
+    def test_has_the_lines_of_the_record(self):
+        seen = picture(points("held-out loss", [1, 2], [0.9, 0.8]), points("training loss", [1, 2], [0.7, 0.6]))
+        axes = self.drawn(seen)
+        drawn = {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines}
+        assert drawn == {"held-out loss": ([1, 2], [0.9, 0.8]), "training loss": ([1, 2], [0.7, 0.6])}
+        assert axes.get_xlabel() == "epoch"
+        assert axes.get_title(loc="left").splitlines()[0] == "a title"
+
+    def test_what_is_no_number_is_a_gap(self):
+        seen = picture(points("held-out loss", [1, 2, 3, 4], [0.9, math.nan, math.inf, 0.5]))
+        (line,) = self.drawn(seen).lines
+        y = np.asarray(line.get_ydata(), float)
+        assert not np.isfinite(y[1:3]).any()
+        assert 0 not in y
+
+    def test_many_subnets_take_one_entry_and_one_colour(self):
+        axes = self.drawn(picture(*(points(f"subnet {i}", [1, 2], [1, 1]) for i in range(20))))
+        assert len({line.get_color() for line in axes.lines}) == 1
+        assert [text.get_text() for text in axes.get_legend().get_texts()] == ["each sub-network"]
+
+    def test_speedup(self):
+        measured = Measured(row=row(workers=2, low=1.0, high=1.75).summary())
+        axes = self.drawn(picture(measured, way="speedup"))
+        dashed = [line for line in axes.lines if line.get_linestyle() == "--"]
+        assert [list(line.get_xdata()) for line in dashed] == [[1, 2]]
+        (bars,) = axes.containers
+        (segment,) = bars[2][0].get_segments()
+        assert segment.tolist() == [[2, 1.0], [2, 1.75]]
+        assert axes.get_ylim()[0] == 0
+
+    def test_losses_over_decades_are_logarithmic(self):
+        assert self.drawn(picture(points("training loss", [1, 2], [1, 0.001]))).get_yscale() == "log"
+
+    def test_one_point_is_seen(self):
+        (line,) = self.drawn(picture(points("held-out loss", [1], [1]))).lines
+        assert line.get_marker() == "."
+
+
+class TestMimeBundle:
+    def test_a_picture_and_one_line(self):
+        seen = picture(points("training loss", [1, 2], [1, 1]), Ended(state="done", summary=SCORED))
+        bundle = mime_bundle(seen)
+        assert set(bundle) == {"image/png", "text/plain"}
+        assert "\n" not in bundle["text/plain"]
+        assert bundle["text/plain"] == f"a title: {seen.status}"
+        from matplotlib.image import imread
+
+        pixels = imread(io.BytesIO(base64.b64decode(bundle["image/png"])))
+        assert pixels.shape[0] > 300
+        assert pixels.std() > 0, "an empty picture"
+
+    def test_nothing_to_draw(self):
+        assert mime_bundle(picture(Ended(state="stopped"))) == {"text/plain": "a title: stopped"}
+
+    def test_a_title_that_looks_like_mathematics(self):
+        seen = picture(points("training loss", [1, 2], [1, 1]), title="cost $5_to $x^ {")
+        assert "image/png" in mime_bundle(seen)
+
+    def test_a_failure_of_many_lines_is_told_in_one(self):
+        seen = picture(points("held-out loss", [1, 2], [1, 1]), Ended(state="failed", message="first\nsecond"))
+        assert "\n" not in mime_bundle(seen)["text/plain"]

@@ -1,0 +1,117 @@
+"""Tables as text and as HTML; seconds and shares as people read them."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import pytest
+from cooptim_magics.tables import Table, duration, percent, row_notes, rows_table
+
+from cooptim_lab.speedup import Row
+
+
+def row(**fields) -> Row:
+    known = {
+        "way": "sharded",
+        "title": "2 shards, server",
+        "workers": 2,
+        "seconds": 2.0,
+        "baseline_seconds": 3.0,
+        "repeats": 1,
+        "low": 1.5,
+        "high": 1.5,
+        "loss": 0.125,
+        "metric": 0.9666,
+        "metric_name": "accuracy",
+        "parameters": 8970,
+    }
+    return Row(**{**known, **fields})
+
+
+class TestText:
+    def test_columns_are_aligned(self):
+        text = repr(Table([["name", "n"], ["a", "1"], ["longer", "1,000"]], ["a note"]))
+        assert text == "name        n\n──────  ─────\na           1\nlonger  1,000\na note"
+
+    def test_numbers_are_read_by_their_ends_and_words_by_their_beginnings(self):
+        lines = repr(Table([["", "one", "two"], ["x", "1.5 s", "no"], ["y", "12.5 s", "none"]])).splitlines()
+        assert lines[2:] == ["x   1.5 s  no", "y  12.5 s  none"]
+
+    def test_a_header_alone(self):
+        assert repr(Table([["a", "bc"]])) == "a  bc\n─  ──"
+
+    def test_rows_of_unequal_length_are_refused(self):
+        with pytest.raises(ValueError, match="zip"):
+            repr(Table([["a", "b"], ["c"]]))
+
+
+class TestHtml:
+    def test_is_a_table(self):
+        html = Table([["", "n"], ["a", "1"], ["b", "22"]], ["note"])._repr_html_()
+        assert len(re.findall("<tr>", html)) == 3
+        assert html.count("<th ") == 2
+        assert html.count("<td ") == 4
+        assert '<td style="text-align:right">22</td>' in html
+        assert '<td style="text-align:left">b</td>' in html
+        assert "note" in html
+
+    def test_nothing_of_it_is_markup(self):
+        bad = "<script>alert('&')</script>"
+        html = Table([[bad], [bad]], [bad])._repr_html_()
+        assert "<script" not in html
+        assert html.count("&lt;script&gt;") == 3
+        assert bad in repr(Table([[bad], [bad]]))
+
+
+class TestRows:
+    def test_one_round(self):
+        head, cells = rows_table([row()])
+        assert dict(zip(head, cells, strict=True)) == {
+            "": "2 shards, server",
+            "workers": "2",
+            "seconds": "2.000",
+            "P = T_c/T_p": "0.67",
+            "speedup 1/P": "1.50×",
+            "held-out accuracy": "96.7 %",
+            "parameters": "8,970",
+        }
+
+    def test_rounds_show_their_range(self):
+        head, cells = rows_table([row(repeats=5, low=1.25, high=2)])
+        assert dict(zip(head, cells, strict=True))["range"] == "1.25 – 2.00"
+
+    def test_another_metric(self):
+        head, cells = rows_table([row(metric_name="loss", metric=0.00123456)])
+        assert dict(zip(head, cells, strict=True))["held-out loss"] == "0.001235"
+
+    def test_a_metric_that_is_no_number_is_not_zero(self):
+        _, cells = rows_table([row(metric_name="loss", metric=math.nan)])
+        assert "nan" in cells
+
+    def test_every_doubt_is_under_it(self):
+        rows = [row(), row(title="slow", warnings=("noisy", "4 workers on 2 CPUs take turns"))]
+        assert row_notes(rows, ["said"])[1:] == ["⚠ slow: noisy", "⚠ slow: 4 workers on 2 CPUs take turns", "said"]
+        assert "P below 1 is better" in row_notes(rows)[0]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0.00 s"),
+        (1.234, "1.23 s"),
+        (9.99, "9.99 s"),
+        (12.6, "13 s"),
+        (119, "119 s"),
+        (120, "2.0 min"),
+        (5400, "90.0 min"),
+        (7200, "2.0 h"),
+    ],
+)
+def test_duration(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_percent():
+    assert percent(0.9666) == "96.7 %"
+    assert percent(1) == "100.0 %"

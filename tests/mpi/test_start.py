@@ -1,0 +1,112 @@
+"""Starting ranks: who may connect, and what is said when there is no MPI or the wrong one."""
+
+from __future__ import annotations
+
+import queue
+import stat
+import sys
+import threading
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import Client
+from pathlib import Path
+
+import pytest
+
+from cooptim_lab import PoolError, RankPool
+from cooptim_lab.ranks import rankset, wire
+from cooptim_lab.ranks.rankset import RankSet
+from tests.support import GONE_SECONDS, rank_processes, wait_until
+
+pytestmark = pytest.mark.mpi
+
+
+def test_a_stranger_is_refused_and_does_not_hurt_the_start(monkeypatch, nothing_left):
+    directory = wire.make_directory()
+    monkeypatch.setattr(wire, "make_directory", lambda: directory)
+    ranks = RankSet(2, queue.SimpleQueue())
+    start = threading.Thread(target=ranks.start)
+    start.start()
+    assert wait_until(wire.socket_path(directory).exists)
+    with pytest.raises(AuthenticationError):
+        Client(str(wire.socket_path(directory)), family="AF_UNIX", authkey=b"a guess")
+    start.join(60)
+    try:
+        assert len(nothing_left()) >= 4
+        assert sorted(ranks.hellos) == [0, 1]
+        assert {hello.size for hello in ranks.hellos.values()} == {2}
+        assert len({hello.pid for hello in ranks.hellos.values()}) == 2
+    finally:
+        ranks.close()
+
+
+def test_the_key_is_nobody_elses_to_read():
+    directory = wire.make_directory()
+    try:
+        assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+        assert stat.S_IMODE((directory / "key").stat().st_mode) == 0o600
+        assert len(wire.read_key(directory)) == 32
+    finally:
+        (directory / "key").unlink()
+        directory.rmdir()
+
+
+def test_a_long_temporary_directory_is_no_trouble(tmp_path, monkeypatch, nothing_left):
+    long = tmp_path / ("x" * 120)
+    long.mkdir()
+    monkeypatch.setattr(wire.tempfile, "tempdir", str(long))
+    with RankPool(1) as pool:
+        assert pool.run(lambda context: context.rank) == [0]
+        nothing_left()
+    assert list(long.iterdir()) == []
+
+
+def failed_start(monkeypatch, mpiexec: Path | None) -> str:
+    """What is said when a pool of two is started with this mpiexec; the same for every try."""
+    monkeypatch.setattr(rankset, "find_mpiexec", lambda: mpiexec)
+    with RankPool(2) as pool:
+        for try_ in (pool.start, lambda: pool.run(lambda context: None)):
+            with pytest.raises(PoolError) as caught:
+                try_()
+            assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def script(path: Path, text: str) -> Path:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o700)
+    return path
+
+
+def test_no_mpiexec(monkeypatch):
+    said = failed_start(monkeypatch, None)
+    assert "mpiexec not found" in said
+    assert "pip install mpich" in said
+
+
+def test_an_mpiexec_that_fails_is_quoted(monkeypatch, tmp_path):
+    said = failed_start(monkeypatch, script(tmp_path / "mpiexec", "echo no slots for $2 ranks >&2; exit 3"))
+    assert "no slots for 2 ranks" in said
+
+
+def test_an_mpiexec_that_cannot_be_run_is_an_error_of_the_pool(monkeypatch, tmp_path):
+    (tmp_path / "mpiexec").write_text("")
+    said = failed_start(monkeypatch, tmp_path / "mpiexec")
+    assert "mpiexec" in said
+    assert "Traceback" not in said
+
+
+def test_the_mpi_of_another_library_is_not_taken_for_ranks(monkeypatch, tmp_path):
+    before = rank_processes()
+    # Each process that such an mpiexec starts believes that it is the only rank.
+    alone = script(tmp_path / "mpiexec", 'shift 2; "$@" & "$@" & wait')
+    said = failed_start(monkeypatch, alone)
+    assert "asked for 2 ranks, each found 1" in said
+    assert wait_until(lambda: rank_processes() <= before, GONE_SECONDS)
+
+
+def test_modules_of_the_kernels_path_are_found_on_the_ranks(tmp_path, monkeypatch):
+    (tmp_path / "beside_the_notebook.py").write_text("value = 42\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with RankPool(1) as fresh:
+        assert fresh.run(lambda context: __import__("beside_the_notebook").value) == [42]
+    assert "beside_the_notebook" not in sys.modules

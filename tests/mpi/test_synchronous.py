@@ -1,0 +1,16 @@
+"""Identity: M ranks, synchronous, are one process. See prog_synchronous.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support import run_ranks
+
+pytestmark = pytest.mark.mpi
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_ranks_are_one_process(ranks):
+    run_ranks(Path(__file__).with_name("prog_synchronous.py"), ranks)

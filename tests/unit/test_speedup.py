@@ -1,0 +1,146 @@
+"""What a measurement says: closed forms of P, speedup and efficiency, the range of rounds, and every doubt."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from cooptim_lab import Result
+from cooptim_lab.speedup import SAME_ACCURACY, WIDE_SPREAD, Row, confidence, measure
+
+
+def result(seconds: float, **other) -> Result:
+    """One training that took so long."""
+    fields = {"way": "sharded", "workers": 2, "loss": 0.1, "metric": 0.97, "metric_name": "accuracy", **other}
+    fixed = {"task": "t", "options": {}, "state": "done", "threads": 1, "steps": 10, "parameters": 99}
+    return Result(seconds=seconds, **fixed, **fields, network_bytes=b"")
+
+
+def rounds(*seconds: float, **other) -> list[Result]:
+    return [result(each, **other) for each in seconds]
+
+
+def baseline(*seconds: float, **other) -> list[Result]:
+    return rounds(*seconds, way="baseline", workers=1, **other)
+
+
+def test_closed_forms():
+    row = measure("two shards", rounds(2.0), baseline(3.0), cpus=2)
+    assert (row.seconds, row.baseline_seconds) == (2.0, 3.0)
+    assert row.ratio == 2 / 3
+    assert row.speedup == 1.5
+    assert row.efficiency == 0.75
+    assert (row.low, row.high, row.repeats) == (1.5, 1.5, 1)
+    assert (row.title, row.way, row.workers, row.parameters) == ("two shards", "sharded", 2, 99)
+
+
+def test_the_baseline_beside_itself_is_one():
+    side = baseline(3.0, 1.0, 2.0)
+    row = measure("as it is", side, side, cpus=1)
+    assert (row.ratio, row.speedup, row.efficiency, row.low, row.high) == (1, 1, 1, 1, 1)
+    assert row.warnings == ()
+
+
+def test_medians_of_odd_and_even_rounds():
+    assert measure("", rounds(9, 1, 2), baseline(6, 8, 7), cpus=2).seconds == 2
+    assert measure("", rounds(9, 1, 2), baseline(6, 8, 7), cpus=2).baseline_seconds == 7
+    assert measure("", rounds(1, 2, 4, 9), baseline(1, 1, 1, 1), cpus=2).seconds == 3
+
+
+def test_scores_are_medians_over_the_rounds():
+    side = [result(1, loss=loss, metric=metric) for loss, metric in ((0.3, 0.9), (0.1, 0.99), (0.2, 0.95))]
+    row = measure("", side, baseline(1, 1, 1), cpus=2)
+    assert (row.loss, row.metric, row.metric_name) == (0.2, 0.95, "accuracy")
+
+
+def test_identities_on_random_measurements():
+    """P·S = 1, efficiency·workers = S, and the ratio of the medians lies in the range of the rounds' ratios."""
+    random = np.random.default_rng(0)
+    for _ in range(300):
+        n, workers = int(random.integers(1, 9)), int(random.integers(1, 9))
+        after = rounds(*random.lognormal(sigma=1.5, size=n), workers=workers)
+        before = baseline(*random.lognormal(sigma=1.5, size=n))
+        row = measure("", after, before, cpus=8)
+        assert row.ratio * row.speedup == pytest.approx(1, rel=1e-14)
+        assert row.efficiency * workers == pytest.approx(row.speedup, rel=1e-14)
+        assert row.low * (1 - 1e-14) <= row.speedup <= row.high * (1 + 1e-14)
+
+
+def test_the_mean_of_ratios_would_break_it():
+    """Beside the identity: ratios of unpaired rounds need not bracket the ratio of the medians."""
+    after, before = [1.0, 2.0, 100.0], [300.0, 1.0, 2.0]
+    mean_of_ratios = float(np.mean(np.divide(before, after)))
+    assert mean_of_ratios != pytest.approx(measure("", rounds(*after), baseline(*before), cpus=2).speedup, rel=0.5)
+
+
+def test_the_range_is_of_rounds_measured_together():
+    """A machine that is slow in one round is slow on both sides: no spread."""
+    row = measure("", rounds(1, 10), baseline(2, 20), cpus=2)
+    assert (row.low, row.high) == (2, 2)
+    assert row.warnings == ()
+
+
+def test_oversubscribed():
+    assert measure("", rounds(1, workers=4), baseline(1), cpus=2).warnings == ("4 workers on 2 CPUs take turns",)
+    assert measure("", rounds(1, workers=4), baseline(1), cpus=4).warnings == ()
+
+
+def test_noisy():
+    within, beyond = 1 + 0.8 * WIDE_SPREAD, 1 + 1.2 * WIDE_SPREAD
+    assert measure("", rounds(1, 1, 1), baseline(1, 1, within), cpus=2).warnings == ()
+    (doubt,) = measure("", rounds(1, 1, 1), baseline(1, 1, beyond), cpus=2).warnings
+    assert doubt == f"noisy: the rounds range from 1.00× to {beyond:.2f}×"
+
+
+def test_one_round_has_no_spread_to_doubt():
+    assert measure("", rounds(1), baseline(50), cpus=2).warnings == ()
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_another_accuracy(sign):
+    def row(difference: float) -> Row:
+        return measure("", rounds(1, metric=0.9 + sign * difference), baseline(1, metric=0.9), cpus=2)
+
+    assert row(0.9 * SAME_ACCURACY).warnings == ()
+    (doubt,) = row(0.05).warnings
+    assert doubt == f"not the same result: accuracy {0.9 + sign * 0.05:.1%}, as it is 90.0%"
+
+
+def test_other_metrics_have_no_scale_to_be_compared_on():
+    side = rounds(1, metric=50.0, metric_name="loss")
+    assert measure("", side, baseline(1, metric=0.1, metric_name="loss"), cpus=2).warnings == ()
+
+
+def test_doubts_add_up():
+    row = measure("", rounds(1, 1, workers=3, metric=0.5), baseline(1, 9), cpus=1)
+    assert [doubt.split()[0] for doubt in row.warnings] == ["3", "noisy:", "not"]
+
+
+@pytest.mark.parametrize(("after", "before"), [(0, 0), (1, 0), (0, 1), (2, 3)])
+def test_rounds_without_a_partner(after, before):
+    with pytest.raises(ValueError, match=f"^{after} results beside {before} of the baseline: give as many of both"):
+        measure("", rounds(*[1.0] * after), baseline(*[1.0] * before), cpus=2)
+
+
+def test_json_round_trip():
+    row = measure("4 Netze ×", rounds(0.1, 0.3, workers=9), baseline(1 / 3, 9), cpus=2)
+    assert row.warnings
+    text = json.dumps(row.summary())
+    assert Row.from_summary(json.loads(text)) == row
+    assert json.loads(text)["efficiency"] == row.efficiency
+    assert Row.from_summary(json.loads(text)) != replace(row, seconds=row.seconds + 1e-9)
+
+
+@pytest.mark.parametrize(("repeats", "share"), [(0, 0), (1, 0), (2, 0.5), (3, 0.75), (5, 0.9375), (11, 1 - 2**-10)])
+def test_confidence(repeats, share):
+    assert confidence(repeats) == share
+
+
+def test_confidence_is_how_often_the_range_holds_the_median():
+    """Against the thing itself: 20,000 times five draws whose true median is 0."""
+    draws = np.random.default_rng(1).standard_cauchy((20_000, 5))
+    held = np.mean((draws.min(axis=1) <= 0) & (draws.max(axis=1) >= 0))
+    assert held == pytest.approx(confidence(5), abs=0.01)
