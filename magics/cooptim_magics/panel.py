@@ -6,6 +6,7 @@ may run on any thread and is short. What a callback has to say goes to the panel
 
 from __future__ import annotations
 
+import threading
 import uuid
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +19,11 @@ from cooptim_lab.runs.run import Run
 from cooptim_lab.training.spec import Baseline, Sharded, Subnets, make_spec
 
 from .chart import LiveChart
-from .live import Picture
 from .plots import mime_bundle
-from .view import REFRESH_SECONDS, show_on
+from .view import Follower
 
 if TYPE_CHECKING:
     from .commands import Session
-
-import threading
 
 WAYS = {
     "as it is": Baseline,
@@ -132,15 +130,10 @@ class LabPanel:
 
     def _follow(self, run: Run[Any]) -> None:
         """On a thread of its own: feed the chart until the run has ended, then leave the figure."""
-        picture, seen, drawn = Picture(run.title), 0, -1
+        follower = Follower(run, self.chart)
         self.chart.layout.display = None
-        ended = False
-        while not ended:
-            ended = run.join(REFRESH_SECONDS)
-            events = run.log.since(seen)
-            seen += len(events)
-            picture.feed(events)
-            drawn = show_on(self.chart, picture, drawn)
+        follower.until_the_end()
+        picture = follower.picture
         update_display(mime_bundle(picture), display_id=self._figure_id, raw=True)
         self.chart.layout.display = "none"  # the figure below says the same, and stays
         if run.error is not None:

@@ -30,48 +30,23 @@ class Interrupted(KeyboardInterrupt):
         return [f"KeyboardInterrupt: {self}"]
 
 
-class RunView:
-    """One run in one output area."""
+class Follower:
+    """Keeps a picture, and the chart that shows it, up to date with a run's log."""
 
-    def __init__(self, run: Run[Any], *, has_chart: bool = True) -> None:
-        self.run, self.picture = run, Picture(run.title)
-        self.chart = LiveChart(title=run.title) if has_chart else None
-        self._display_id = uuid.uuid4().hex
-        self._seen = self._printed = 0
-        self._drawn = -1
-
-    def open(self) -> None:
-        """Put the chart under the running cell."""
-        if self.chart is not None:
-            display(self.chart, display_id=self._display_id)
+    def __init__(self, run: Run[Any], chart: LiveChart | None) -> None:
+        self.run, self.chart, self.picture = run, chart, Picture(run.title)
+        self._seen, self._drawn = 0, -1
 
     def refresh(self) -> None:
-        """Show what has happened since the last time."""
+        """Take in and show what has happened since the last time."""
         events = self.run.log.since(self._seen)
         self._seen += len(events)
-        self.picture.feed(events)
-        if self.chart is not None:
-            self._drawn = show_on(self.chart, self.picture, self._drawn)
-
-    def print_output(self) -> None:
-        """Print what the ranks have printed since the last time; only from the thread of the waiting cell."""
-        lines = self.picture.output[self._printed :]
-        self._printed += len(lines)
-        for event in lines:
-            write_output(event)
-
-    def freeze(self) -> None:
-        """Replace the chart by a figure that a saved notebook keeps."""
-        self.refresh()
-        if self.chart is not None:
-            update_display(mime_bundle(self.picture), display_id=self._display_id, raw=True)
-            self.chart.close()
-
-
-def show_on(chart: LiveChart, picture: Picture, drawn: int) -> int:
-    """Bring a chart up to date with a picture, unless it shows this version already. Returns the version it shows."""
-    if picture.version != drawn:
-        chart.show(
+        picture = self.picture
+        picture.feed(events)
+        if self.chart is None or self._drawn == picture.version:
+            return
+        self._drawn = picture.version
+        self.chart.show(
             picture.curves,
             title=picture.title,
             status=picture.status,
@@ -81,7 +56,44 @@ def show_on(chart: LiveChart, picture: Picture, drawn: int) -> int:
             log_y=picture.is_logarithmic,
             **picture.labels,
         )
-    return picture.version
+
+    def start_over(self) -> None:
+        """Read the log from its start again: an interrupt may have cut a refresh short."""
+        self.picture, self._seen, self._drawn = Picture(self.run.title), 0, -1
+
+    def until_the_end(self) -> None:
+        """Refresh until the run has ended, on a thread that may wait."""
+        while not self.run.join(REFRESH_SECONDS):
+            self.refresh()
+        self.refresh()
+
+
+class RunView:
+    """One run in one output area."""
+
+    def __init__(self, run: Run[Any], *, has_chart: bool = True) -> None:
+        self.run = run
+        self.follower = Follower(run, LiveChart(title=run.title) if has_chart else None)
+        self._display_id = uuid.uuid4().hex
+        self._printed = 0
+
+    def open(self) -> None:
+        """Put the chart under the running cell."""
+        if self.follower.chart is not None:
+            display(self.follower.chart, display_id=self._display_id)
+
+    def print_output(self) -> None:
+        """Print what the ranks have printed since the last time; only from the thread of the waiting cell."""
+        lines = self.follower.picture.output[self._printed :]
+        self._printed += len(lines)
+        for event in lines:
+            write_output(event)
+
+    def freeze(self) -> None:
+        """Replace the chart by a figure that a saved notebook keeps."""
+        if self.follower.chart is not None:
+            update_display(mime_bundle(self.follower.picture), display_id=self._display_id, raw=True)
+            self.follower.chart.close()
 
 
 def write_output(event: Output) -> None:
@@ -105,14 +117,17 @@ def watch(view: RunView) -> None:
     view.open()
     while not run.ended:
         try:
-            view.refresh()
+            view.follower.refresh()
             view.print_output()
             run.join(REFRESH_SECONDS)
         except KeyboardInterrupt:
             interrupts += 1
             run.stop()
-    view.freeze()
+    if interrupts:
+        view.follower.start_over()
+    view.follower.refresh()
     view.print_output()
+    view.freeze()
     if run.error is not None:
         raise run.error
     if interrupts:
@@ -125,8 +140,7 @@ def watch_in_background(view: RunView) -> None:
     view.open()
 
     def follow() -> None:
-        while not view.run.join(REFRESH_SECONDS):
-            view.refresh()
+        view.follower.until_the_end()
         view.freeze()
 
     threading.Thread(target=follow, name=f"cooptim-view-{view.run.id}", daemon=True).start()

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Browser, Page, expect
 
 from tests.browser.lab import PATIENCE, Lab, NotebookPage, chromium, find_chromium
+from tests.browser.panel import Panel
 from tests.support import wait_until
 
 pytestmark = [pytest.mark.browser, pytest.mark.mpi, pytest.mark.timeout(300)]
@@ -44,9 +45,10 @@ def browser() -> Iterator[Browser]:
         yield started
 
 
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with Lab(tmp_path_factory.mktemp("lab")) as server:
+@pytest.fixture
+def lab(nothing_left: Callable[[], set[int]], tmp_path: Path) -> Iterator[Lab]:
+    """It asks for `nothing_left` so that it ends before that looks."""
+    with Lab(tmp_path / "lab") as server:
         yield server
 
 
@@ -54,36 +56,6 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 def page(browser: Browser) -> Iterator[Page]:
     with browser.new_context() as context:
         yield context.new_page()
-
-
-class Panel:
-    """The lab panel in a cell's output."""
-
-    def __init__(self, output: Locator) -> None:
-        self.output = output
-        self.live = output.locator(".cooptim-live")
-        self.run = output.get_by_role("button", name="Run")
-        self.stop = output.get_by_role("button", name="Stop")
-
-    def slide(self, label: str, *keys: str) -> str:
-        """Press keys on the slider of this label; what its readout says then."""
-        row = self.output.locator(".widget-slider").filter(has_text=label)
-        for key in keys:
-            row.get_by_role("slider").press(key)
-        return row.locator(".widget-readout").inner_text()
-
-    def expect_state(self, state: str) -> None:
-        expect(self.live).to_have_attribute("data-cooptim-state", state, timeout=PATIENCE)
-
-    def expect_more_points(self, times: int) -> None:
-        """The number of points grows, as often as asked."""
-        for _ in range(times):
-            seen = self.points
-            assert wait_until(lambda seen=seen: self.points > seen), f"still {seen} points"
-
-    @property
-    def points(self) -> int:
-        return int(self.live.get_attribute("data-cooptim-points") or 0)
 
 
 def open_panel(page: Page, lab: Lab, name: str, *more: str) -> tuple[NotebookPage, Panel]:
@@ -168,7 +140,7 @@ def test_stop_while_a_cell_blocks_then_refresh_then_restart(
     expect(panel.live).to_have_attribute("data-cooptim-kernel", "there")
 
     notebook.command("notebook:restart-kernel")
-    page.get_by_role("dialog").get_by_role("button", name="Restart").click()
+    page.get_by_role("dialog").locator(".jp-mod-accept").click()
     expect(panel.live).to_have_attribute("data-cooptim-kernel", "gone", timeout=PATIENCE)
     expect(panel.live).to_contain_text("kernel")
     assert wait_until(lambda: len(lab.processes()) == 2), "the server and the new kernel, no rank"

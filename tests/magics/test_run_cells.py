@@ -51,7 +51,7 @@ class TestTrain:
         assert store.load(run.id).state == "done"
 
     def test_a_live_chart_is_replaced_by_a_figure(self, notebook):
-        opened, *_, last = notebook.run("%cooptim sharded --epochs 2").displayed
+        opened, *_, last = notebook.run("%cooptim sharded --workers 1 --epochs 2").displayed
         assert "application/vnd.jupyter.widget-view+json" in opened["data"]
         assert not opened["update"]
         assert last["update"]
@@ -69,7 +69,7 @@ class TestTrain:
         assert rows.count("\n") >= 4
 
     def test_a_body_is_for_this_run_only(self, notebook):
-        notebook.run(f"%%cooptim sharded --epochs 1 -o run\n{OWN}")
+        notebook.run(f"%%cooptim sharded --workers 1 --epochs 1 -o run\n{OWN}")
         assert notebook.names["run"].result.task == "your task"
         assert notebook.run("%cooptim task").stdout.startswith("digits")
 
@@ -77,7 +77,7 @@ class TestTrain:
         """The model is a class of the notebook that uses the notebook's own function."""
         notebook.run("import torch\nfrom torch import nn\nwidth = 8\ndef act(x):\n    return x.relu()")
         notebook.run(
-            "%%cooptim sharded --epochs 1 -o run\n"
+            "%%cooptim sharded --workers 1 --epochs 1 -o run\n"
             "import numpy as np\n"
             "class model(nn.Module):\n"
             "    def __init__(self):\n"
@@ -94,10 +94,10 @@ class TestTrain:
         [
             ("%cooptim subnets -n 65 --epochs 1", ["65", "64"]),
             ("%cooptim subnets -n 1 --workers 2 --epochs 1", ["workers", "2", "1"]),
-            (f"%%cooptim sharded --epochs 1\n{OWN}data = data[0], np.arange(90) % 5", ["5", "3"]),
-            (f"%%cooptim sharded --epochs 1\n{OWN}data = data[0][:, :2], data[1]", ["4", "2"]),
-            (f"%%cooptim sharded --epochs 1\n{OWN}data = data[0] * np.nan, data[1]", ["not finite"]),
-            (f"%%cooptim sharded --epochs 1\n{OWN}loss = lambda o, t: o.sum() * float('nan')", ["not finite"]),
+            (f"%%cooptim sharded --workers 1 --epochs 1\n{OWN}data = data[0], np.arange(90) % 5", ["5", "3"]),
+            (f"%%cooptim sharded --workers 1 --epochs 1\n{OWN}data = data[0][:, :2], data[1]", ["4", "2"]),
+            (f"%%cooptim sharded --workers 1 --epochs 1\n{OWN}data = data[0] * np.nan, data[1]", ["not finite"]),
+            (f"%%cooptim sharded --workers 1 --epochs 1\n{OWN}loss = lambda o, t: o.sum() * float('nan')", ["not finite"]),
         ],
     )
     def test_what_only_the_ranks_can_tell(self, notebook, cell, parts):
@@ -116,7 +116,7 @@ def loss(outputs, targets):
     return outputs.mean()
 """
         body = OWN + loss
-        outcome = notebook.try_cell(f"%%cooptim sharded --epochs 99\n{body}")
+        outcome = notebook.try_cell(f"%%cooptim sharded --workers 1 --epochs 99\n{body}")
         assert isinstance(outcome.error, RankFailure)
         shown = outcome.stdout + outcome.stderr
         assert "no such loss" in shown
@@ -128,13 +128,13 @@ def loss(outputs, targets):
         with pools.RankPool(1) as fresh, monkeypatch.context() as patch:
             patch.setattr(rankset, "find_mpiexec", lambda: None)
             patch.setattr(pools, "_shared", fresh)
-            message = notebook.refuse("%cooptim sharded --epochs 1 --workers 1")
+            message = notebook.refuse("%cooptim sharded --workers 1 --epochs 1 --workers 1")
             assert message == "mpiexec not found: pip install mpich, or load your cluster's MPI module"
 
 
 class TestBackground:
     def test_the_cell_ends_at_once_and_the_run_goes_on(self, notebook):
-        outcome = notebook.run(f"%cooptim sharded --epochs {ENDLESS} --bg -o run")
+        outcome = notebook.run(f"%cooptim sharded --workers 1 --epochs {ENDLESS} --bg -o run")
         run = notebook.names["run"]
         assert not run.ended
         assert outcome.stdout == ""
@@ -142,11 +142,14 @@ class TestBackground:
         assert run.wait(PATIENCE_SECONDS).state == "stopped"
 
     def test_the_figure_comes_when_it_ends(self, notebook):
-        shown = notebook.run("%cooptim sharded --epochs 2 --bg -o run").displayed
+        (opened,) = notebook.run("%cooptim sharded --workers 1 --epochs 2 --bg -o run").displayed
         assert notebook.names["run"].wait(PATIENCE_SECONDS).state == "done"
-        assert wait_until(lambda: notebook.kept[-1]["update"])
-        assert notebook.kept[-1]["transient"] == shown[0]["transient"]
-        assert "image/png" in notebook.kept[-1]["data"]
+
+        def updates() -> list[dict]:
+            return [each for each in notebook.kept if each["update"] and each["transient"] == opened["transient"]]
+
+        assert wait_until(updates)
+        assert "image/png" in updates()[-1]["data"]
 
     def test_stop_keeps_what_was_trained(self, notebook, endless):
         assert wait_until(lambda: endless.state == "running" and len(endless.log.since(0)) > 5)
@@ -159,7 +162,7 @@ class TestBackground:
         assert notebook.run(f"%cooptim stop {endless.id}").stdout == f"run {endless.id}: stopped\n"
 
     def test_a_second_run_waits_for_the_first(self, notebook, endless):
-        notebook.run("%cooptim sharded --epochs 1 --bg -o second")
+        notebook.run("%cooptim sharded --workers 1 --epochs 1 --bg -o second")
         second = notebook.names["second"]
         assert wait_until(lambda: endless.state == "running")
         assert second.state == "waiting"
@@ -241,14 +244,14 @@ class TestRecord:
         assert "no run on record yet" in notebook.refuse("%cooptim show")
 
     def test_runs_lists_the_newest_first(self, notebook):
-        notebook.run("%cooptim sharded --epochs 1 -o first")
+        notebook.run("%cooptim sharded --workers 1 --epochs 1 -o first")
         notebook.run("%%cooptim ranks -o second\n1")
         (table,) = notebook.run("%cooptim runs").tables
         rows = [row.split()[0] for row in table.splitlines()[2:]]
         assert rows == [notebook.names["second"].id, notebook.names["first"].id]
 
     def test_show_draws_it_again(self, notebook):
-        first = notebook.run("%cooptim sharded --epochs 2 -o run").displayed[-1]["data"]
+        first = notebook.run("%cooptim sharded --workers 1 --epochs 2 -o run").displayed[-1]["data"]
         again = notebook.run(f"%cooptim show {notebook.names['run'].id}").displayed
         assert again[0]["data"]["text/plain"] == first["text/plain"]
         assert "image/png" in again[0]["data"]

@@ -87,7 +87,7 @@ def test_the_traceback_is_the_programs_own(rank):
 
 
 def test_a_value_that_cannot_be_sent_is_an_error(rank):
-    assert answer(rank, lambda: queue.SimpleQueue()).kind == "error"
+    assert answer(rank, queue.SimpleQueue).kind == "error"
 
 
 def test_an_interrupt_ends_the_program(rank):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -13,7 +15,7 @@ from tests.support import refused
 
 def perceptron(*widths, activation=nn.ReLU, **options):
     layers = []
-    for width_in, width_out in zip(widths, widths[1:], strict=False):
+    for width_in, width_out in itertools.pairwise(widths):
         layers += [nn.Linear(width_in, width_out, **options), activation()]
     return nn.Sequential(*layers[:-1])
 

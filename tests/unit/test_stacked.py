@@ -159,7 +159,7 @@ class Unit(torch.optim.SGD):
         parameters = [p for group in self.param_groups for p in group["params"]]
         length = torch.stack([p.grad.norm() for p in parameters]).norm()
         for p in parameters:
-            p -= 0.1 * p.grad / length
+            p.sub_(p.grad / length, alpha=0.1)
 
 
 def test_breakage_an_optimizer_that_is_not_elementwise_is_shared_by_mistake():
