@@ -20,8 +20,8 @@ Function = Callable[[NDArray[Any]], Any]
 
 REDUCES_ITSELF = (np.sum, np.prod, np.max, np.min, np.any, np.all, sum, max, min, any, all)
 """fn(parts' results) = fn(whole)."""
-NEEDS_THE_WHOLE = (np.median, np.std, np.var, np.percentile, np.quantile, np.sort, np.cumsum)
-"""No combination of the parts' results gives the whole's."""
+ADDS_UP = (np.count_nonzero, np.nansum, np.size, len)
+"""The sum of fn(parts) = fn(whole). What a user's own function computes is taken to add up too."""
 
 
 def parallel_calculate(
@@ -46,7 +46,8 @@ def parallel_calculate(
     Raises
     ------
     InputError
-        When `parts` is below 1, or `fn` is one that parts cannot give (a median, say) and `combine` is not given.
+        When `parts` is below 1, or `fn` is one of NumPy's that is not known to add up (a median, say) and `combine` is
+        not given.
     """
     vector = np.asarray(x)
     pieces = _cut(vector, parts, "parts")
@@ -106,7 +107,8 @@ def _combination(fn: Function, pieces: Sequence[NDArray[Any]]) -> Callable[[list
         return lambda results: fn(np.asarray(results))
     if fn is np.mean:
         return lambda results: np.average(results, weights=[piece.size for piece in pieces])
-    if fn in NEEDS_THE_WHOLE:
+    is_numpy = isinstance(fn, np.ufunc) or str(getattr(fn, "__module__", "")).partition(".")[0] == "numpy"
+    if is_numpy and fn not in ADDS_UP:
         raise InputError(
             f"{getattr(fn, '__name__', fn)} of the whole cannot be made of its parts: give combine=..., or use fn(x)"
         )

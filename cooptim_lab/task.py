@@ -73,7 +73,12 @@ class Task:
                 raise InputError(
                     f"{name} is the class {getattr(self, name).__name__}: write {getattr(self, name).__name__}()"
                 )
-        if not 0 < self.held_out < 1:
+        # Not `callable` alone: an optimizer that is ready-made is known by its parameter groups.
+        if self.optimizer is not None and not (callable(self.optimizer) or hasattr(self.optimizer, "param_groups")):
+            raise InputError(
+                f"optimizer is a {_kind(self.optimizer)}: give an Optimizer, or a function of the parameters"
+            )
+        if not (isinstance(self.held_out, (int, float)) and 0 < self.held_out < 1):
             raise InputError(f"held_out = {self.held_out}: must lie between 0 and 1, say 0.2")
 
     @classmethod
@@ -115,6 +120,8 @@ def check_data(data: Any) -> None:
             raise InputError(f"X has {rows[0]} rows and y has {rows[1]}: they must have the same number")
         if rows[0] < 2:
             raise InputError(f"data has {rows[0]} rows: give at least 2, one to train on and one to hold out")
+    elif isinstance(data, (str, bytes, Mapping)) or hasattr(data, "dtype"):
+        raise InputError(f"data is a {_kind(data)}: give (X, y), the rows and their labels")
     elif hasattr(data, "__getitem__"):
         if not hasattr(data, "__len__"):
             raise InputError(f"data is a {_kind(data)} without a length: give (X, y) or a Dataset with __len__")

@@ -76,23 +76,30 @@ class Rank:
 
     def _run(self, start: Start) -> None:
         self._job = start.job
-        reply: Finished | Failed
+        try:
+            reply = self._attempt(start)
+        except KeyboardInterrupt:  # it came while an error was being told
+            reply = Failed(start.job, "interrupt", "stopped", "")
+        self._job = None
+        flush_output()
+        self.send(reply)
+
+    def _attempt(self, start: Start) -> Finished | Failed:
         try:
             self._interruptible = True
             if self._stop == Stop(start.job, hard=True):
                 raise KeyboardInterrupt
-            reply = Finished(start.job, cloudpickle.dumps(self._call(start)))
-            self._interruptible = False
+            return Finished(start.job, cloudpickle.dumps(self._call(start)))
         except InputError as error:
-            reply = Failed(start.job, "input", str(error), "")
+            self._interruptible = False
+            return Failed(start.job, "input", str(error), "")
         except KeyboardInterrupt:
-            reply = Failed(start.job, "interrupt", "stopped", "")
+            return Failed(start.job, "interrupt", "stopped", "")
         except BaseException as error:  # noqa: BLE001 - whatever the program raised belongs to its user
-            reply = Failed(start.job, "error", _one_line(error), _own_traceback(error))
-        self._interruptible = False
-        self._job = None
-        flush_output()
-        self.send(reply)
+            self._interruptible = False
+            return Failed(start.job, "error", _one_line(error), _own_traceback(error))
+        finally:
+            self._interruptible = False
 
     def _call(self, start: Start) -> Any:
         program, arguments = cloudpickle.loads(start.call)

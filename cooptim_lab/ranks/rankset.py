@@ -60,7 +60,7 @@ class _Lines:
     pending: str = ""
 
     def feed(self, data: bytes, *, last: bool = False) -> str:
-        text = self.pending + self.decoder.decode(data)
+        text = self.pending + self.decoder.decode(data, final=last)
         whole, newline, self.pending = text.rpartition("\n")
         if last and self.pending:
             whole, newline, self.pending = whole + newline + self.pending, "\n", ""

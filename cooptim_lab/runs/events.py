@@ -103,13 +103,16 @@ def decode(record: Mapping[str, Any]) -> Event:
     ValueError
         If the record is not an event, or one of a kind this version does not know.
     """
+    if not isinstance(record, Mapping):
+        raise ValueError(f"not an event: {record!r}")
     fields = dict(record)
-    kind = Event.kinds.get(fields.pop("event", ""))
+    name = fields.pop("event", None)
+    kind = Event.kinds.get(name) if isinstance(name, str) else None
     if kind is None:
-        raise ValueError(f"unknown event: {record.get('event')!r}")
-    if kind is Points:
-        fields["x"], fields["y"] = tuple(fields["x"]), tuple(fields["y"])
+        raise ValueError(f"unknown event: {name!r}")
     try:
+        if kind is Points:
+            fields["x"], fields["y"] = tuple(fields["x"]), tuple(fields["y"])
         return kind(**fields)
-    except TypeError as error:
+    except (KeyError, TypeError) as error:
         raise ValueError(f"not a {kind.__name__} event: {error}") from None

@@ -56,4 +56,4 @@ class Result:
     def summary(self) -> dict[str, Any]:
         """Everything but the network, as a JSON object."""
         names = [item.name for item in dataclasses.fields(self) if item.name != "network_bytes"]
-        return {name: getattr(self, name) for name in names}
+        return {**{name: getattr(self, name) for name in names}, "subnet_scores": list(self.subnet_scores)}

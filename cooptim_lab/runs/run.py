@@ -27,15 +27,16 @@ class RunLog:
         self._events: list[Event] = []
         self._changed = threading.Condition()
         self._listeners: list[Callable[[Event], None]] = []
+        self._telling = threading.RLock()  # held while listeners are told, so that each hears everything in order
 
     def append(self, event: Event) -> None:
         """Record an event and tell the listeners, in the thread of the caller."""
-        with self._changed:
-            self._events.append(event)
-            listeners = tuple(self._listeners)
-            self._changed.notify_all()
-        for listener in listeners:
-            listener(event)
+        with self._telling:
+            with self._changed:
+                self._events.append(event)
+                self._changed.notify_all()
+            for listener in tuple(self._listeners):
+                listener(event)
 
     def since(self, index: int) -> list[Event]:
         """The events from `index` on."""
@@ -44,11 +45,10 @@ class RunLog:
 
     def listen(self, listener: Callable[[Event], None]) -> None:
         """Call `listener` with every event, those that have been first."""
-        with self._changed:
-            past = list(self._events)
+        with self._telling:
+            for event in self.since(0):
+                listener(event)
             self._listeners.append(listener)
-        for event in past:
-            listener(event)
 
 
 class Run(Generic[R]):

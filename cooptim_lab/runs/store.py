@@ -120,7 +120,7 @@ def _read(path: Path) -> Record | None:
             pid=head["pid"],
             events=events,
         )
-    except (OSError, ValueError, KeyError, IndexError):
+    except (OSError, ValueError, KeyError, IndexError, TypeError):
         return None
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..runs.events import Event, Points, Progress
+from .seeds import derive
 
 Batch = TypeVar("Batch", contravariant=True)
 Part = TypeVar("Part")
@@ -103,7 +104,7 @@ class Recorder:
 
 def batches(rows: int, batch: int, seed: int, epoch: int) -> tuple[Tensor, ...]:
     """The rows of one epoch in the order that (seed, epoch) decides, cut into batches; the last may be shorter."""
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    generator = torch.Generator().manual_seed(derive(seed, epoch))
     return torch.randperm(rows, generator=generator).split(batch)
 
 

@@ -18,6 +18,9 @@ from torch.nn import functional
 from ..errors import InputError
 from ..task import Task, check_data
 
+IGNORED_LABEL = -100
+"""The label that torch's cross-entropy leaves out unless told otherwise."""
+
 
 @dataclass(frozen=True)
 class Score:
@@ -154,6 +157,9 @@ def _tensors(data: Any, model: nn.Module) -> tuple[Tensor, Tensor]:
         check_data(data)
     if not isinstance(data, (tuple, list)):
         items = [data[i] for i in range(len(data))]
+        for item in items:
+            if not isinstance(item, (tuple, list)) or len(item) != 2:
+                raise InputError(f"the Dataset gives a {type(item).__name__} for a row: it must give (x, label)")
         check_data(([pair[0] for pair in items], [pair[1] for pair in items]))
         data = (_stack("X", [pair[0] for pair in items]), _stack("y", [pair[1] for pair in items]))
     x, y = _as_tensor("X", data[0]), _as_tensor("y", data[1])
@@ -180,7 +186,10 @@ def _stack(name: str, parts: list[Any]) -> Tensor:
 def _as_tensor(name: str, part: Any) -> Tensor:
     if isinstance(part, Tensor):
         return part.detach().cpu()
-    array = np.asarray(part)
+    try:
+        array = np.asarray(part)
+    except ValueError:
+        raise InputError(f"the rows of {name} have different lengths: pad them to one") from None
     if array.dtype.kind not in "biuf":
         raise InputError(f"{name} holds {array.dtype} values: give numbers (labels as whole numbers from 0)")
     # A copy, so that a read-only or oddly ordered array is fine and the user's own is never written to.
@@ -199,7 +208,7 @@ def _check_fit(prepared: Prepared, model: nn.Module) -> None:
         raise InputError(f"the model returns a {type(outputs).__name__}: it must return one tensor")
     if len(outputs) != len(x):
         raise InputError(f"the model gives {len(outputs)} rows for {len(x)}: the first dimension must stay the batch")
-    if prepared.task.loss is None:
+    if prepared.task.loss is None or isinstance(prepared.task.loss, (nn.CrossEntropyLoss, nn.NLLLoss)):
         _check_labels(prepared, outputs)
     try:
         loss = prepared.loss(outputs, y)
@@ -215,7 +224,7 @@ def _check_fit(prepared: Prepared, model: nn.Module) -> None:
 
 def _check_labels(prepared: Prepared, outputs: Tensor) -> None:
     if not prepared.is_classification:
-        if outputs.shape[1:] != prepared.y.shape[1:]:
+        if prepared.task.loss is None and outputs.shape[1:] != prepared.y.shape[1:]:
             want = tuple(outputs.shape[1:])
             raise InputError(
                 f"the model gives outputs of shape (rows, *{want}) and y is (rows, *{tuple(prepared.y.shape[1:])}): "
@@ -223,6 +232,9 @@ def _check_labels(prepared: Prepared, outputs: Tensor) -> None:
             )
         return
     labels = torch.cat([prepared.y.flatten(), prepared.held_y.flatten()])
+    labels = labels[labels != getattr(prepared.task.loss, "ignore_index", IGNORED_LABEL)]
+    if not len(labels):
+        raise InputError("y has no label that counts: all are the one that the loss ignores")
     low, high = int(labels.min()), int(labels.max())
     if outputs.dim() < 2:
         raise InputError(f"the model gives outputs of shape {tuple(outputs.shape)}: classes need (rows, classes)")

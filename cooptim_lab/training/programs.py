@@ -24,6 +24,7 @@ from .context import Context
 from .fuse import MeanFusion, diversity
 from .loop import Clock, Recorder, Step, batches, fit, plain_step
 from .prepare import Prepared, count_parameters, prepare
+from .seeds import derive
 from .shards import SharedBatch, shard, shard_batches
 from .spec import Baseline, Sharded, Spec, Subnets
 from .split import make_subnets
@@ -70,7 +71,7 @@ def train_subnets(context: Context, task: Task, spec: Subnets) -> Result | None:
 
     def build() -> tuple[list[Stack], Step[Tensor]]:
         subnets = make_subnets(task, spec.subnets, spec.seed, range(mine.start, mine.stop))
-        is_stackable = isinstance(prepared.optimizer(list(subnets[0].parameters())), STACKABLE_OPTIMIZERS)
+        is_stackable = type(prepared.optimizer(list(subnets[0].parameters()))) in STACKABLE_OPTIMIZERS
         stacks = stack(subnets, separate=not is_stackable)
         return stacks, stacked_step(stacks, prepared.optimizer, loss, prepared.x, prepared.y)
 
@@ -79,7 +80,7 @@ def train_subnets(context: Context, task: Task, spec: Subnets) -> Result | None:
 
     _warm_up(lambda: build()[1], epoch_batches)
     stacks, step = build()
-    torch.manual_seed(spec.seed * 1_000_003 + context.rank)
+    torch.manual_seed(derive(spec.seed, context.rank))
     recorder = _recorder(context, [f"subnet {i}" for i in mine], prepared, spec)
     clock = Clock()
 
@@ -104,12 +105,12 @@ def train_subnets(context: Context, task: Task, spec: Subnets) -> Result | None:
     gathered = context.comm.gather(trained(), root=0)
     fused = None if gathered is None else MeanFusion(itertools.chain.from_iterable(gathered))
     seconds = max(context.comm.allgather(clock.stop()))
-    engines = context.comm.gather(sorted({each.engine for each in stacks}), root=0)
+    engines = context.comm.gather([each.engine for each in stacks], root=0)
     if fused is None:
         return None
     outputs = torch.stack([prepared.outputs(subnet) for subnet in fused.subnets])
     names = sorted(set(itertools.chain.from_iterable(engines)))
-    if "separate" in names and spec.subnets > context.size:
+    if any(of_rank.count("separate") > 1 for of_rank in engines):
         context.report(Note(rank=0, text="some subnets cannot be stacked and were trained one after the other"))
     return _result(
         context, prepared, spec, fused, seconds, recorder.steps, finished,
@@ -143,7 +144,7 @@ def train_sharded(context: Context, task: Task, spec: Sharded) -> Result | None:
 
     _warm_up(lambda: build()[1], epoch_batches)
     model, step = build()
-    torch.manual_seed(spec.seed * 1_000_003 + context.rank)
+    torch.manual_seed(derive(spec.seed, context.rank))
     if (
         context.is_root
         and context.size > 1

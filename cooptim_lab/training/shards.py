@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..errors import InputError
-from .loop import batches
+from .seeds import derive
 
 
 def shard(rows: int, shards: int, which: int) -> range:
@@ -39,18 +38,20 @@ class SharedBatch(NamedTuple):
 def shard_batches(rows: int, shards: int, which: int, batch: int, seed: int, epoch: int) -> list[SharedBatch]:
     """The parts that shard `which` brings to every step of one epoch.
 
-    `batch` counts the rows of all shards together, so an epoch has ceil(rows / batch) steps at any number of shards. A
-    shard shuffles its own rows by (seed, epoch, which) and deals them evenly over the steps. What the others bring
-    follows from the sizes alone, so nobody has to ask.
+    `batch` counts the rows of all shards together: an epoch has ceil(rows / batch) steps of `batch` rows (the last may
+    be shorter), as in one process. The places of an epoch go round the shards in turn, which uses each of them up
+    exactly, since their sizes differ by one at most; so the parts of a step differ by one at most, and what the others
+    bring is known without asking. A shard fills its places with its own rows, shuffled by (seed, epoch, which).
     """
-    steps = math.ceil(rows / batch)
-    own = len(shard(rows, shards, which))
-    (order,) = batches(own, own, seed * 1_000_003 + which, epoch)
-    everyone = [sum(_part(len(shard(rows, shards, r)), steps, k) for r in range(shards)) for k in range(steps)]
-    parts = torch.tensor_split(order, steps)
-    return [SharedBatch(part, len(part) / all_rows) for part, all_rows in zip(parts, everyone, strict=True)]
+    generator = torch.Generator().manual_seed(derive(seed, epoch, which))
+    order = torch.randperm(len(shard(rows, shards, which)), generator=generator)
 
+    def places_before(place: int) -> int:
+        return (place - which + shards - 1) // shards if place > which else 0
 
-def _part(rows: int, steps: int, k: int) -> int:
-    """How many rows `torch.tensor_split` puts into part k of `steps`."""
-    return rows // steps + (k < rows % steps)
+    parts = []
+    for start in range(0, rows, batch):
+        end = min(start + batch, rows)
+        own = order[places_before(start) : places_before(end)]
+        parts.append(SharedBatch(own, len(own) / (end - start)))
+    return parts

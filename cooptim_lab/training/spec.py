@@ -93,6 +93,14 @@ class Subnets(Spec):
     split: str = option("replicas", "how the network becomes N small ones", choices=("replicas",))
     fuse: str = option("mean", "how N outputs become one", choices=("mean",))
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.workers > self.subnets:
+            raise InputError(
+                f"workers = {self.workers}: there are only {self.subnets} sub-networks to share; "
+                f"give at most {self.subnets} workers, or more sub-networks"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sharded(Spec):

@@ -10,6 +10,7 @@ from torch import nn
 from ..errors import InputError
 from ..task import Task
 from .prepare import build_model
+from .seeds import derive
 
 ELEMENTWISE = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Tanh, nn.Sigmoid,
@@ -31,7 +32,7 @@ def make_subnets(task: Task, subnets: int, seed: int, which: range | None = None
     model = build_model(task.model, seed)
     made = []
     for i in which if which is not None else range(subnets):
-        torch.manual_seed(seed * 1_000_003 + i + 1)
+        torch.manual_seed(derive(seed, i))
         if task.subnet is None:
             made.append(narrow(model, subnets, i))
             continue

@@ -14,10 +14,12 @@ import copy
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
+import cloudpickle
 import torch
 from torch import Tensor, nn
 
 from .loop import Step
+from .prepare import IGNORED_LABEL
 from .split import is_elementwise_or_front
 
 STACKABLE_OPTIMIZERS = (
@@ -147,7 +149,7 @@ def stack(subnets: Sequence[nn.Module], *, separate: bool = False) -> list[Stack
     """Gather subnets of one architecture into stacks; `separate` keeps each by itself (see the module's docstring)."""
     groups: dict[object, list[int]] = {}
     for i, subnet in enumerate(subnets):
-        groups.setdefault(i if separate or any(True for _ in subnet.buffers()) else _signature(subnet), []).append(i)
+        groups.setdefault(i if separate else _signature(subnet), []).append(i)
     stacks: list[Stack] = []
     for members in groups.values():
         chosen = [subnets[i] for i in members]
@@ -183,19 +185,38 @@ def stacked_step(
 
 def per_subnet_loss(loss: Callable[[Tensor, Tensor], Tensor], outputs: Tensor, targets: Tensor) -> Tensor:
     """Losses (N,) of outputs (N, batch, ...) on the same targets; torch's defaults in one call, others in a loop."""
-    if loss is nn.functional.cross_entropy and outputs.dim() == 3:
+    if loss is nn.functional.cross_entropy and outputs.dim() == 3 and targets.dim() == 1:
         count, batch = outputs.shape[:2]
         each = loss(outputs.flatten(0, 1), targets.repeat(count), reduction="none")
-        return each.view(count, batch).mean(1)
+        return each.view(count, batch).sum(1) / (targets != IGNORED_LABEL).sum()
     if loss is nn.functional.mse_loss:
         return (outputs - targets).square().flatten(1).mean(1)
     return torch.stack([loss(output, targets) for output in outputs])
 
 
 def _signature(subnet: nn.Module) -> object:
-    # The printed form carries every setting of torch's own layers; shapes and types cover the rest.
+    """Equal for subnets that may share a program: same layers, shapes and settings, only other weights.
+
+    Buffers, hooks and settings that cannot be compared make a subnet equal to none but itself.
+    """
+    if any(True for _ in subnet.buffers()):
+        return id(subnet)
+    settings = []
+    for module in subnet.modules():
+        hooks = [value for name, value in vars(module).items() if name.endswith("_hooks") and value]
+        if hooks:
+            return id(subnet)
+        settings.append((type(module), {n: v for n, v in vars(module).items() if n not in _MODULE_STATE}))
+    try:
+        compared = cloudpickle.dumps(settings)
+    except Exception:  # noqa: BLE001 - a user's setting may refuse in any way; then it is not shared
+        return id(subnet)
     shapes = tuple((name, tuple(p.shape), p.dtype, p.requires_grad) for name, p in subnet.named_parameters())
-    return type(subnet), repr(subnet), shapes
+    return repr(subnet), shapes, compared
+
+
+_MODULE_STATE = frozenset(vars(nn.Module()))
+"""What every module has: its parameters, hooks and the like, which are compared by themselves."""
 
 
 def _is_perceptron(subnet: nn.Module) -> bool:

@@ -29,15 +29,17 @@ def frail():
 def whole(frail):
     """The pool, and after the test: two ranks that work, and nothing that is left of others."""
     frail.run(lambda context: None)
-    before = rank_processes()
+    before = tree(frail)
     yield frail
     assert frail.run(lambda context: context.comm.allgather(context.rank)) == [[0, 1]] * 2
-    living = {row["pid"] for row in frail.status()}
-    guards = {parent.pid for pid in living for parent in psutil.Process(pid).parents()}
-    gone = before - living - guards
-    assert wait_until(lambda: gone.isdisjoint(rank_processes()), GONE_SECONDS), (
-        f"left behind: {gone & rank_processes()}"
-    )
+    gone = before - tree(frail)
+    assert wait_until(lambda: gone.isdisjoint(rank_processes()), GONE_SECONDS), f"left behind: {gone}"
+
+
+def tree(pool):
+    """The processes of a pool: ranks, launcher, guard."""
+    ranks = [psutil.Process(pid) for pid in pids(pool)]
+    return {process.pid for rank in ranks for process in (rank, *rank.parents())} & rank_processes()
 
 
 def pids(pool):
@@ -77,7 +79,7 @@ def test_when_all_raise_at_once_the_ranks_stay(whole):
 
     before = pids(whole)
     for _ in range(10):
-        with pytest.raises(RankFailure, match="ValueError: from [01]"):
+        with pytest.raises(RankFailure, match=r"ValueError: from [01]"):
             whole.run(program)
     assert whole.run(lambda context: os.getpid()) == before
 

@@ -116,8 +116,9 @@ def test_an_option_out_of_bounds_starts_nothing():
 
 def test_a_task_that_cannot_be_sent_is_refused_and_recorded_as_failed(pool):
     known = {record.id for record in store.records()}
+    lock = threading.Lock()
     with refused("cannot be sent"):
-        train(Task(model=digits_network, data=digits_rows, metric=lambda *_, lock=threading.Lock(): 0), pool=pool)
+        train(Task(model=digits_network, data=digits_rows, metric=lambda *_: lock), pool=pool)
     (record,) = [record for record in store.records() if record.id not in known]
     assert record.state == "failed"
 

@@ -34,6 +34,7 @@ def test_it_is_one_network_of_all_their_parameters(subnets):
     assert not MeanFusion(subnets).eval().subnets[0].training
 
 
+@torch.no_grad()
 def test_mse_of_the_ensemble_is_the_mean_mse_less_the_diversity(subnets):
     outputs, targets = outputs_of(subnets), X[:, :3]
     ensemble = float(functional.mse_loss(MeanFusion(subnets)(X), targets))

@@ -89,7 +89,7 @@ def engine() -> dict[str, str]:
 
 
 def offenders(who: str, forbidden: tuple[str, ...], *, only_at_import: bool = False) -> list[tuple[str, str]]:
-    """(module, import) for every module of the engine whose name begins with `who` and that imports what it must not."""
+    """(module, import) for every module of the engine under `who` that imports what it must not."""
     return [
         (module, name)
         for module, source in engine().items()

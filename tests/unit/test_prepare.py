@@ -1,4 +1,4 @@
-"""From a task to tensors: every kind of data gives the same rows, and what does not fit is said before the clock starts."""
+"""From a task to tensors: every kind of data gives the same rows; what does not fit is said before the clock starts."""
 
 from __future__ import annotations
 

@@ -55,11 +55,18 @@ def hooked():
     return subnet
 
 
+def tied():
+    """One layer in two places."""
+    layer = nn.Linear(6, 6)
+    return nn.Sequential(layer, nn.Tanh(), layer, nn.Tanh(), nn.Linear(6, 3))
+
+
 MIXTURES = {
     "grouped": ([perceptron] * 4, {"grouped"}),
     "grouped without bias": ([lambda: perceptron(bias=False)] * 3, {"grouped"}),
     "vmap": ([Normed] * 3, {"vmap"}),
     "vmap with frozen weights": ([frozen] * 3, {"vmap"}),
+    "vmap with tied weights": ([tied] * 3, {"vmap"}),
     "one alone": ([perceptron], {"separate"}),
     "buffers": ([batch_normed] * 2, {"separate"}),
     "two widths": ([perceptron, perceptron, lambda: perceptron(4), lambda: perceptron(4)], {"grouped"}),

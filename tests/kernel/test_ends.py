@@ -1,0 +1,45 @@
+"""However a kernel ends, nothing of it is left: no process, no shared memory, no private directory."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from cooptim_lab.runs import store
+from tests.support import GONE_SECONDS, rank_processes, wait_until
+
+pytestmark = pytest.mark.mpi
+GO = "%cooptim sharded --epochs 10000000 --bg -o run"
+
+
+def begin_run(kernel) -> str:
+    """A run that goes on; returns its id."""
+    id = kernel.run(f"{GO}\nprint(run.id)").text.split()[-1]
+    assert kernel.wait_until(lambda: any("epoch" in state.get("status", "") for state in kernel.widget_states()))
+    return id
+
+
+def test_killed(start_kernel, nothing_left):
+    with start_kernel() as kernel:
+        id = begin_run(kernel)
+        assert nothing_left()
+        os.kill(kernel.manager.provisioner.pid, signal.SIGKILL)
+        kernel.manager.provisioner.process.wait()
+    assert store.load(id).state == "lost"
+
+
+def test_shut_down_and_restarted(start_kernel, nothing_left):
+    with start_kernel() as kernel:
+        id = begin_run(kernel)
+        first = nothing_left()
+        kernel.manager.restart_kernel(now=False)
+        assert wait_until(lambda: not rank_processes() & first, GONE_SECONDS)
+        kernel.client.wait_for_ready(timeout=60)
+        kernel.run("%load_ext cooptim_lab")
+        assert kernel.run("%cooptim pool").text.startswith("no ranks are running")
+        assert store.load(id).state in ("stopped", "failed", "lost")
+        kernel.run("%%cooptim ranks\nrank")
+        assert nothing_left() - first
+    # leaving the block shuts the kernel down; nothing_left looks
