@@ -106,6 +106,8 @@ def _combination(fn: Function, pieces: Sequence[NDArray[Any]]) -> Callable[[list
     if fn in REDUCES_ITSELF:
         return lambda results: fn(np.asarray(results))
     if fn is np.mean:
+        if not sum(piece.size for piece in pieces):
+            raise InputError("x is empty: it has no mean")
         return lambda results: np.average(results, weights=[piece.size for piece in pieces])
     is_numpy = isinstance(fn, np.ufunc) or str(getattr(fn, "__module__", "")).partition(".")[0] == "numpy"
     if is_numpy and fn not in ADDS_UP:

@@ -22,7 +22,7 @@ from .runs.run import Run
 from .speedup import FEW_REPEATS, Row, confidence, measure
 from .task import Task
 from .training.spec import Baseline, Sharded, Spec, Subnets, make_spec, option
-from .ways import TITLES, launch
+from .ways import TITLES, count, launch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,11 @@ def compare(task: Task | None = None, *, pool: RankPool | None = None, **options
     """
     spec = make_spec(Comparison, options)
     ways = [_derive(kind, spec) for kind in (Baseline, Subnets, Sharded)]
-    titles = [TITLES["baseline"], f"{spec.subnets} {TITLES['subnets']}", f"{spec.workers} shards, {spec.aggregate}"]
+    titles = [
+        TITLES["baseline"],
+        count(spec.subnets, "sub-network"),
+        f"{count(spec.workers, 'shard')}, {spec.aggregate}",
+    ]
     return _study(task, spec, list(zip(titles, ways, strict=True)), spec.repeats, pool)
 
 
@@ -107,9 +111,9 @@ def measure_speedup(
             f"workers = {counts[-1]}: there are only {spec.subnets} sub-networks to share; give -n {counts[-1]} or more"
         )
     ways: list[tuple[str, Spec]] = [(TITLES["baseline"], _derive(Baseline, spec))]
-    for count in counts:
-        title = f"{TITLES[way]}, {count} worker{'s' * (count > 1)}"
-        ways.append((title, _derive(kinds[way], spec, workers=count)))
+    for workers in counts:
+        title = f"{TITLES[way]}, {count(workers, 'worker')}"
+        ways.append((title, _derive(kinds[way], spec, workers=workers)))
     return _study(task, spec, ways, spec.repeats, pool, way=way)
 
 
@@ -191,7 +195,7 @@ def _forward(run: Run[list[Row]], title: str, done: int, total: int, repeats: in
     def forward(event: Event) -> None:
         if isinstance(event, Progress):
             share = event.done / max(1, event.total)
-            run.post(Progress(rank=event.rank, done=round((done + share) * 1000), total=total * 1000))
+            run.post(Progress(done=round((done + share) * 1000), total=total * 1000))
         elif isinstance(event, Points) and event.curve == "held-out loss" and in_first_round:
             run.post(Points(rank=event.rank, curve=f"{title} · {event.curve}", x=event.x, y=event.y))
         elif isinstance(event, (Note, Phase)) and not (isinstance(event, Phase) and event.text == "running"):

@@ -21,6 +21,12 @@ from .task import Task
 from .training.context import Context
 from .training.spec import Baseline, Sharded, Spec, Subnets, make_spec
 
+
+def count(number: int, noun: str) -> str:
+    """1 shard, 2 shards."""
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
 TITLES = {"baseline": "as it is", "subnets": "sub-networks", "sharded": "sharded"}
 """What a reader sees for each way."""
 

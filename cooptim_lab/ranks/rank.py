@@ -138,7 +138,7 @@ def flush_output() -> None:
 
 
 def _one_line(error: BaseException) -> str:
-    return traceback.format_exception_only(error)[-1].strip()
+    return " ".join(traceback.format_exception_only(error)[-1].split())
 
 
 def _own_traceback(error: BaseException) -> str:

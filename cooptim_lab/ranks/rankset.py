@@ -89,6 +89,7 @@ class RankSet:
         self._lines: dict[tuple[int, str], _Lines] = {}
         self._streams: dict[tuple[int, str], socket.socket] = {}
         self._reader: threading.Thread | None = None
+        self._telling = threading.Lock()
         self._directory = Path()
         self._guard: subprocess.Popen[bytes]
 
@@ -144,7 +145,9 @@ class RankSet:
         self._tell_guard(("end",))
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._guard.wait(10)
-        if self._reader is not None and self._reader is not threading.current_thread():
+        if self._reader is None:
+            self._close_all()
+        elif self._reader is not threading.current_thread():
             self._reader.join(2)
         for hello in self.hellos.values():  # the guard's work, unless it was itself killed
             for segment in hello.segments:
@@ -216,7 +219,7 @@ class RankSet:
 
     def _tell_guard(self, lines: tuple[str, ...]) -> None:
         assert self._guard.stdin is not None
-        with contextlib.suppress(OSError):  # it has ended by itself
+        with self._telling, contextlib.suppress(OSError, ValueError):  # it has ended by itself, or the pipe is closed
             os.write(self._guard.stdin.fileno(), "".join(f"{line}\n" for line in lines).encode())
 
     def _watch(self) -> None:
@@ -288,14 +291,20 @@ class RankSet:
         self.is_lost = True
         for rank in self._controls:
             self._drain(rank)
+        self._close_all()
+        self._mailbox.put((None, Lost()))
+
+    def _close_all(self) -> None:
         self._selector.close()
         for connection in self._controls.values():
             connection.close()
         for stream in self._streams.values():
             stream.close()
+        assert self._guard.stdin is not None
         assert self._guard.stdout is not None
         self._guard.stdout.close()
-        self._mailbox.put((None, Lost()))
+        with self._telling:
+            self._guard.stdin.close()
 
 
 def rank_environment() -> dict[str, str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import keyword
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -206,8 +207,9 @@ def parse(command: Command, words: Sequence[str]) -> argparse.Namespace | None:
         print(parser.format_help().rstrip())
         return None
     arguments = parser.parse_args(list(words), argparse.Namespace(command=command.name))
-    if getattr(arguments, "out", None) is not None and not arguments.out.isidentifier():
-        raise UsageError(f"-o {arguments.out}: give a name that a variable may have")
+    name = getattr(arguments, "out", None)
+    if name is not None and (not name.isidentifier() or keyword.iskeyword(name)):
+        raise UsageError(f"-o {name}: give a name that a variable may have")
     return arguments
 
 

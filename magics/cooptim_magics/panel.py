@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import uuid
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
@@ -157,4 +158,4 @@ class LabPanel:
         self._say(f"{self.workers.value} workers share {cpus} CPUs: do not expect a speedup" if more else "")
 
     def _say(self, text: str) -> None:
-        self.message.value = text
+        self.message.value = escape(text)

@@ -38,13 +38,14 @@ def figure(picture: Picture) -> Figure:
             continue
         colour = colours.setdefault(curve.name, COLOURS[len(colours) % len(COLOURS)])
         label = curve.name if is_new else None
+        dot = "." if len(x) == 1 else None  # a line of one point would not be seen
         if curve.kind == "marker":
             lo, hi = np.asarray(curve.lo, float), np.asarray(curve.hi, float)
             axes.errorbar(x, y, yerr=[y - lo, hi - y], fmt="o", capsize=3, color=colour, label=label)
         elif curve.kind == "faint":
-            axes.plot(x, y, linewidth=0.8, alpha=0.35, color=colour, label=label, zorder=1)
+            axes.plot(x, y, linewidth=0.8, alpha=0.35, color=colour, label=label, zorder=1, marker=dot)
         else:
-            axes.plot(x, y, linewidth=1.6, color=colour, label=label, marker="." if len(x) == 1 else None)
+            axes.plot(x, y, linewidth=1.6, color=colour, label=label, marker=dot)
     axes.set_title(f"{picture.title}\n{picture.status}", fontsize=9, loc="left")
     axes.set_xlabel(picture.labels["x_label"])
     axes.set_ylabel(picture.labels["y_label"])

@@ -34,11 +34,8 @@ class Outcome:
     reply: Message
     messages: list[Message]
     """What it published, in order."""
-
-    @property
-    def text(self) -> str:
-        """What it printed."""
-        return "".join(m["content"]["text"] for m in self.messages if m["msg_type"] == "stream")
+    text: str
+    """What it printed."""
 
 
 class Kernel:
@@ -48,18 +45,21 @@ class Kernel:
         self.manager = manager
         self.published: list[Message] = []
         self._replies: dict[str, Message] = {}
+        self._begun = 0
         self.client = manager.blocking_client()
         self.client.start_channels()
         self.client.wait_for_ready(timeout=PATIENCE_SECONDS)
 
     def begin(self, code: str) -> str:
         """Send a cell; returns its message id."""
+        self.read()
+        self._begun = len(self.published)
         return self.client.execute(code)
 
     def finish(self, cell: str, seconds: float = PATIENCE_SECONDS) -> Outcome:
         """Wait for a cell's reply and for all that it published."""
         assert self.wait_until(lambda: self.has_ended(cell), seconds), f"the cell did not end in {seconds} s"
-        return Outcome(self._replies[cell], self.published_by(cell))
+        return Outcome(self._replies[cell], self.published_by(cell), self.printed_by(cell))
 
     def run(self, code: str) -> Outcome:
         """Run a cell that must succeed."""
@@ -78,11 +78,18 @@ class Kernel:
     def published_by(self, cell: str) -> list[Message]:
         return [m for m in self.published if m["parent_header"].get("msg_id") == cell]
 
+    def printed_by(self, cell: str) -> str:
+        return "".join(m["content"]["text"] for m in self.published_by(cell) if m["msg_type"] == "stream")
+
     def widget_states(self, comm: str | None = None) -> list[dict[str, Any]]:
-        """The updates of widgets that have come, in order; of one of them if `comm` is given."""
+        """The updates of widgets since the last cell was sent, in order; of one of them if `comm` is given."""
         self.read()
-        updates = [m["content"] for m in self.published if m["msg_type"] == "comm_msg"]
+        updates = [m["content"] for m in self.published[self._begun :] if m["msg_type"] == "comm_msg"]
         return [c["data"]["state"] for c in updates if "state" in c["data"] and comm in (None, c["comm_id"])]
+
+    def is_training(self) -> bool:
+        """Whether a chart says so that was shown since the last cell was sent."""
+        return any("epoch" in state.get("status", "") for state in self.widget_states())
 
     def wait_until(self, condition: Callable[[], object], seconds: float = PATIENCE_SECONDS) -> bool:
         """Whether a condition on what was published came true before the deadline."""

@@ -17,7 +17,7 @@ GO = "%cooptim sharded --epochs 10000000 --bg -o run"
 def begin_run(kernel) -> str:
     """A run that goes on; returns its id."""
     id = kernel.run(f"{GO}\nprint(run.id)").text.split()[-1]
-    assert kernel.wait_until(lambda: any("epoch" in state.get("status", "") for state in kernel.widget_states()))
+    assert kernel.wait_until(kernel.is_training)
     return id
 
 

@@ -28,7 +28,7 @@ def interrupted(kernel, cell: str):
 def test_a_training(kernel):
     before = rank_pids(kernel)
     cell = kernel.begin("%cooptim subnets --epochs 100000 -n 2 -o run")
-    assert kernel.wait_until(lambda: any("epoch" in state.get("status", "") for state in kernel.widget_states()))
+    assert kernel.wait_until(kernel.is_training)
     assert not kernel.has_ended(cell)
     assert interrupted(kernel, cell).endswith("was stopped; what was trained is kept")
     assert kernel.run("print(run.state, run.result.state, run.result.steps > 0)").text == "stopped stopped True\n"
@@ -39,11 +39,7 @@ def test_a_training(kernel):
 def test_a_loop_on_the_ranks(kernel):
     before = rank_pids(kernel)
     cell = kernel.begin("%%cooptim ranks\nprint('going')\nkept = 'kept'\nwhile True:\n    pass")
-    assert kernel.wait_until(
-        lambda: "".join(
-            m["content"]["text"] for m in kernel.published_by(cell) if m["msg_type"] == "stream"
-        ).count("going") == 2
-    )
+    assert kernel.wait_until(lambda: kernel.printed_by(cell).count("going") == 2)
     assert interrupted(kernel, cell).endswith("was stopped")
     assert kernel.run("%%cooptim ranks\nkept").text == "[0] 'kept'\n[1] 'kept'\n"
     assert rank_pids(kernel) == before

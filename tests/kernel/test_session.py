@@ -6,15 +6,14 @@ import pytest
 
 
 @pytest.mark.mpi
-def test_the_kernel_takes_no_part_in_training(start_kernel):
+def test_the_kernel_takes_no_part_in_training(kernel):
     """After all three ways it has loaded neither MPI nor torch; only the trained network itself needs torch."""
     loaded = "import sys\nprint('mpi4py.MPI' in sys.modules, 'torch' in sys.modules)"
-    with start_kernel() as kernel:
-        kernel.run("%cooptim compare --epochs 1 -n 2")
-        kernel.run("%cooptim subnets --epochs 1 -n 2 -o run\nrun.result.summary()")
-        assert kernel.run(loaded).text == "False False\n"
-        kernel.run("run.result.network")
-        assert kernel.run(loaded).text == "False True\n"
+    kernel.run("%cooptim compare --epochs 1 -n 2")
+    kernel.run("%cooptim subnets --epochs 1 -n 2 -o run\nrun.result.summary()")
+    assert kernel.run(loaded).text == "False False\n"
+    kernel.run("run.result.network")
+    assert kernel.run(loaded).text == "False True\n"
 
 
 def test_a_mistake_stops_run_all(kernel):
@@ -31,8 +30,8 @@ def test_a_mistake_stops_run_all(kernel):
 def test_a_mistake_is_one_line(kernel):
     outcome = kernel.finish(kernel.begin("%cooptim sharded --workers 0"))
     assert outcome.reply["ename"] == "UsageError"
-    assert outcome.text == "UsageError: --workers = 0: must be 1 or more\n" or outcome.text.count("\n") == 1
-    assert not [m for m in outcome.messages if m["msg_type"] == "error" and len(m["content"]["traceback"]) > 1]
+    assert outcome.text == "UsageError: --workers = 0: must be 1 or more\n"
+    assert "error" not in [m["msg_type"] for m in outcome.messages], "a traceback would be shown"
 
 
 @pytest.mark.mpi
@@ -45,8 +44,8 @@ def test_a_failing_rank_fails_the_cell_with_its_own_traceback(kernel):
     assert outcome.reply["traceback"][-1].startswith("RankFailure: rank ")
 
 
+@pytest.mark.mpi
 def test_output_of_a_background_run_stays_out_of_other_cells(kernel):
-    pytest.importorskip("mpi4py")
     kernel.run("%%cooptim ranks --bg -o run\nprint('from behind')")
     outcome = kernel.run("run.wait(60)\nprint('in front')")
     assert outcome.text == "in front\n"

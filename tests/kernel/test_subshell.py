@@ -54,7 +54,7 @@ def blocked(kernel, tmp_path):
     def block() -> tuple[str, Path]:
         release = tmp_path / "go on"
         cell = kernel.begin(BLOCK.format(path=str(release)))
-        assert kernel.wait_until(lambda: any(m["msg_type"] == "stream" for m in kernel.published_by(cell)))
+        assert kernel.wait_until(lambda: kernel.printed_by(cell) == "blocked\n")
         return cell, release
 
     yield block
@@ -96,7 +96,7 @@ def test_without_our_routing_it_would_not(kernel, panel, blocked):
 def test_a_run_in_the_foreground_is_stopped_from_a_subshell(kernel, panel):
     """The blocking cell is a run itself, which `%cooptim stop` elsewhere may end."""
     cell = kernel.begin("%cooptim sharded --workers 1 --epochs 10000000 -o foreground")
-    assert kernel.wait_until(lambda: any("epoch" in s.get("status", "") for s in kernel.widget_states()))
+    assert kernel.wait_until(kernel.is_training)
     assert kernel.evaluate("foreground.stop()", panel.subshell) == "None"
     outcome = kernel.finish(cell)
     assert outcome.reply["status"] == "ok"

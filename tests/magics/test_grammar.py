@@ -141,7 +141,7 @@ class TestBadLines:
             ("%cooptim sharded extra", ["extra is too much", "%cooptim sharded [--workers N]"]),
             ("%cooptim sharded --bg yes", ["yes is too much"]),
             ("%cooptim compare -o 2x", ["-o 2x", "a name that a variable may have"]),
-            ("%cooptim compare --epochs 1 -o class", ["-o class", "a name that a variable may have"]),
+            ("%cooptim subnets -n 2 --epochs 1 -o class", ["-o class", "a name that a variable may have"]),
             ("%cooptim speedup", ["required: subnets|sharded"]),
             ("%cooptim speedup baseline", ["way = 'baseline'", "choose one of subnets, sharded"]),
             ("%cooptim speedup sharded --workers 1,x", ["--workers 1,x", "whole numbers, e.g. 1,2,4"]),

@@ -16,6 +16,7 @@ def panel(notebook, ranks):
     """Opened, as by `%cooptim lab`; what it runs is stopped after the test."""
     made = LabPanel(session(notebook.shell))
     made.open()
+    made.workers.value = 1  # where two are not the subject: quicker on a busy machine
     yield made
     run = current(made)
     if run is not None:
@@ -84,14 +85,14 @@ class TestControls:
 class TestRun:
     def test_runs_what_the_sliders_say(self, panel):
         panel.subnets.set_state({"value": 2})
-        panel.workers.set_state({"value": 1})
+        panel.workers.set_state({"value": 2})
         panel.epochs.set_state({"value": 3})
         panel.run_button.click()
         run = finished(panel)
         assert run.state == "done"
         assert {name: run.options[name] for name in ("subnets", "workers", "epochs")} == {
             "subnets": 2,
-            "workers": 1,
+            "workers": 2,
             "epochs": 3,
         }
         assert panel.message.value == f"run {run.id}: done"
@@ -99,7 +100,7 @@ class TestRun:
     @pytest.mark.parametrize(("way", "kind"), [("as it is", "baseline"), ("sharded, central server", "sharded")])
     def test_the_other_ways(self, panel, way, kind):
         panel.way.value = way
-        panel.epochs.value = panel.workers.value = 1
+        panel.epochs.value = 1
         panel.run_button.click()
         assert finished(panel).result.way == kind
 
@@ -117,16 +118,14 @@ class TestRun:
         panel.way.value, panel.epochs.value = "as it is", 2
         panel.run_button.click()
         run = finished(panel)
-        figures = [each for each in notebook.kept if each["update"]]
-        assert [each["transient"] for each in figures] == [place]
-        assert "image/png" in figures[0]["data"]
-        assert figures[0]["data"]["text/plain"].startswith(f"{run.title}: ")
+        (figure,) = [each["data"] for each in notebook.kept if each["update"] and each["transient"] == place]
+        assert "image/png" in figure
+        assert figure["text/plain"].startswith(f"{run.title}: ")
 
     def test_curves_grow_and_stop_ends_it(self, panel):
         panel.epochs.set_state({"value": MOST_EPOCHS})
         panel.epochs.max = 10_000_000
         panel.epochs.value = 10_000_000
-        panel.workers.value = 1
         panel.run_button.click()
         assert panel.run_button.disabled
         assert not panel.stop_button.disabled
@@ -155,7 +154,7 @@ class TestRun:
     def test_a_run_that_cannot_be_is_said_in_its_own_line(self, panel):
         panel.subnets.value, panel.workers.value, panel.epochs.value = 1, 2, 1
         panel.run_button.click()
-        assert wait_until(lambda: not panel.run_button.disabled)
+        assert wait_until(lambda: panel.message.value)
         assert "workers" in panel.message.value
         assert "\n" not in panel.message.value
 
@@ -174,10 +173,9 @@ class TestRun:
 
     def test_its_runs_are_the_notebooks(self, notebook, panel):
         panel.epochs.max = panel.epochs.value = 10_000_000
-        panel.workers.value = 1
         panel.run_button.click()
-        assert notebook.run("%cooptim stop").stdout == f"run {current(panel).id}: stopped\n"
-        finished(panel)
+        assert notebook.run("%cooptim stop").stdout.startswith(f"run {current(panel).id}: ")
+        assert finished(panel).state == "stopped"
 
 
 class TestOwnSubshell:

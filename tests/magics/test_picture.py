@@ -24,6 +24,7 @@ def picture(*events: Event, way: str = "subnets", workers: int = 2, title: str =
 
 
 SCORED = {"seconds": 1.5, "metric": 0.97, "metric_name": "accuracy", "parameters": 1234, "engine": "stacked"}
+SCORES = "1.50 s of training · held-out accuracy 97.0 % · 1,234 parameters · stacked"
 
 
 class TestFold:
@@ -48,12 +49,13 @@ class TestFold:
 
     def test_subnets_are_faint_behind_the_fused_one(self):
         seen = picture(*(points(name, [1], [1]) for name in ("subnet 0", "training loss", "subnet 1", "held-out loss")))
-        assert [curve.name for curve in seen.curves][0] == "held-out loss"
+        assert seen.curves[0].name == "held-out loss"
         assert [curve.kind for curve in seen.curves].count("line") == 1
         assert [curve.kind for curve in seen.curves if curve.name == "each sub-network"] == ["faint", "faint"]
 
     def test_the_curves_of_a_study_are_named_by_its_ways(self):
-        seen = picture(points("as it is · held-out loss", [1], [1]), points("2 shards · held-out loss", [1], [1]), way="compare")
+        curves = [points(f"{way} · held-out loss", [1], [1]) for way in ("as it is", "2 shards")]
+        seen = picture(*curves, way="compare")
         assert {curve.name for curve in seen.curves} == {"as it is", "2 shards"}
         assert seen.labels["y_label"] == "held-out loss"
 
@@ -76,7 +78,10 @@ class TestFold:
     @pytest.mark.parametrize(
         ("ended", "status"),
         [
-            (Ended(state="done", summary=SCORED), "1.50 s of training · held-out accuracy 97.0 % · 1,234 parameters · stacked"),
+            (
+                Ended(state="done", summary=SCORED),
+                SCORES,
+            ),
             (Ended(state="stopped"), "stopped"),
             (Ended(state="done"), "done"),
             (Ended(state="failed", message="rank 1 on here: gone"), "failed: rank 1 on here: gone"),
@@ -114,7 +119,14 @@ class TestFold:
 
     @pytest.mark.parametrize(
         ("y", "is_logarithmic"),
-        [([1, 0.01], True), ([1, 0.5], False), ([1, 0], False), ([1, -9], False), ([], False), ([1, math.nan, 0.01], True)],
+        [
+            ([1, 0.01], True),
+            ([1, 0.5], False),
+            ([1, 0], False),
+            ([1, -9], False),
+            ([], False),
+            ([1, math.nan, 0.01], True),
+        ],
     )
     def test_logarithmic(self, y, is_logarithmic):
         assert picture(points("training loss", range(len(y)), y)).is_logarithmic == is_logarithmic

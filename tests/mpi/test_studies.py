@@ -1,4 +1,4 @@
-"""Several runs beside each other: the rows of `compare` and `measure_speedup`, as they come and when they are stopped."""
+"""Several runs beside each other: the rows of `compare` and `measure_speedup`, as they come and when stopped."""
 
 from __future__ import annotations
 

@@ -13,6 +13,8 @@ from cooptim_lab.training.aggregate import AGGREGATORS, Aggregator, Server
 from cooptim_lab.training.shards import shard
 from tests.support import SoloComm, refused
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ROWS = 47
 X = torch.randn(ROWS, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 Y = (X[:, 0] > X[:, 1]).long()

@@ -26,7 +26,9 @@ class TestEveryLength:
         x = vector(length)
         assert parallel_calculate(x, parts, fn) == pytest.approx(fn(x), rel=1e-12, abs=1e-12)
 
-    @pytest.mark.parametrize("fn", [np.max, np.min, np.mean, max, min], ids=["np.max", "np.min", "np.mean", "max", "min"])
+    @pytest.mark.parametrize(
+        "fn", [np.max, np.min, np.mean, max, min], ids=["np.max", "np.min", "np.mean", "max", "min"]
+    )
     def test_of_those_that_need_a_value(self, length, parts, fn):
         if length:
             x = vector(length)

@@ -15,6 +15,8 @@ from cooptim_lab.training import loop
 from cooptim_lab.training.loop import Clock, Recorder, batches, fit, plain_step
 from tests.support import refused
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @pytest.fixture
 def at(monkeypatch):

@@ -13,6 +13,8 @@ from cooptim_lab import Task
 from cooptim_lab.training.prepare import build_model, build_optimizer, count_parameters, prepare
 from tests.support import refused
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ROWS = 20
 X = np.random.default_rng(0).normal(size=(ROWS, 2)).astype("float32")
 Y = np.arange(ROWS) % 3

@@ -19,6 +19,8 @@ from cooptim_lab.training.programs import train_baseline, train_sharded, train_s
 from cooptim_lab.training.spec import Baseline, Sharded, Subnets
 from tests.support import SoloComm, refused
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 X = np.random.default_rng(0).normal(size=(60, 6))
 Y = (X[:, 0] > X[:, 1]).astype("int64") + (X[:, 2] > 0)
 PROGRAMS = {
@@ -147,6 +149,23 @@ def test_an_optimizer_that_is_not_known_to_be_elementwise_is_not_shared(optimize
     result, events = run(train_subnets, Subnets(subnets=2, epochs=1), task(optimizer=optimizer))
     assert result.engine == "separate"
     assert any("one after the other" in event.text for event in events if isinstance(event, Note))
+
+
+class Branching(nn.Module):
+    """A module whose path depends on what it computes, which no batched program can follow."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(6, 3).double()
+
+    def forward(self, x):
+        outputs = self.linear(x)
+        return outputs if outputs.mean() > 0 else -outputs
+
+
+def test_what_cannot_be_batched_is_trained_one_after_the_other():
+    result, _ = run(train_subnets, Subnets(subnets=2, epochs=1), task(model=Branching, subnet=lambda i: Branching()))
+    assert (result.state, result.engine) == ("done", "separate")
 
 
 def test_more_workers_than_subnets_are_refused():

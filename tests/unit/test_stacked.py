@@ -13,6 +13,8 @@ from torch.nn import functional
 from cooptim_lab.training.loop import batches, plain_step
 from cooptim_lab.training.stacked import per_subnet_loss, stack, stacked_step
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ROWS, STEPS, TOLERANCE = 40, 20, 1e-10
 FLOAT = torch.float64
 CLASSES = torch.arange(ROWS) % 3
@@ -66,8 +68,8 @@ MIXTURES = {
     "grouped without bias": ([lambda: perceptron(bias=False)] * 3, {"grouped"}),
     "vmap": ([Normed] * 3, {"vmap"}),
     "vmap with frozen weights": ([frozen] * 3, {"vmap"}),
-    "vmap with tied weights": ([tied] * 3, {"vmap"}),
     "one alone": ([perceptron], {"separate"}),
+    "tied weights": ([tied] * 2, {"separate"}),
     "buffers": ([batch_normed] * 2, {"separate"}),
     "two widths": ([perceptron, perceptron, lambda: perceptron(4), lambda: perceptron(4)], {"grouped"}),
     "everything": (
