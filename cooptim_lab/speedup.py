@@ -110,12 +110,14 @@ def measure(title: str, results: Sequence[Result], baseline: Sequence[Result], *
 
 def _doubts(row: Row, reference: float, cpus: int) -> list[str]:
     doubts = []
+    if row.way == "sharded" and row.speedup > max(row.workers, 1) * (1 + WIDE_SPREAD):
+        doubts.append(f"more than {row.workers} workers can gain: the baseline was slowed by something else")
     if row.workers > cpus:
         doubts.append(f"{row.workers} workers on {cpus} CPUs take turns")
     if row.repeats > 1 and row.high - row.low > WIDE_SPREAD * row.speedup:
         doubts.append(f"noisy: the rounds range from {row.low:.2f}× to {row.high:.2f}×")
     if row.metric_name == "accuracy" and abs(row.metric - reference) > SAME_ACCURACY:
-        doubts.append(f"not the same result: accuracy {row.metric:.1%}, as it is {reference:.1%}")
+        doubts.append(f"not the same result: accuracy {100 * row.metric:.1f} %, as it is {100 * reference:.1f} %")
     return doubts
 
 

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
+import psutil
+
 from .datasets import digits
 from .errors import InputError, LabError, RunStopped
 from .hardware import allowed_cpus
@@ -24,16 +26,19 @@ from .task import Task
 from .training.spec import Baseline, Sharded, Spec, Subnets, make_spec, option
 from .ways import TITLES, count, launch
 
+BUSY_SECONDS, BUSY_SHARE = 0.2, 0.25
+"""How long to look at the machine before a study, and from which share of its CPUs on others disturb it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison(Spec):
-    """Each way once, side by side."""
+    """Each way, side by side."""
 
     way: ClassVar[str] = "compare"
     workers: int = option(2, "MPI ranks for sub-networks and shards", at_least=1)
     subnets: int = option(4, "N, the number of sub-networks", at_least=1, flag="n")
     aggregate: str = option("server", "how the ranks' gradients become one step", choices=("server", "allreduce"))
-    repeats: int = option(1, "rounds; the median counts", at_least=1)
+    repeats: int = option(3, "rounds; the median counts, the range is shown", at_least=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +157,9 @@ def _carry(run: Run[list[Row]], task: Task, ways: Sequence[tuple[str, Spec]], re
     baseline_title, rows = ways[0][0], {}
     cpus, total, done = allowed_cpus(), repeats * len(ways), 0
     run.begin()
+    busy = psutil.cpu_percent(interval=BUSY_SECONDS) / 100
+    if busy > BUSY_SHARE and not pool.is_busy:
+        run.post(Note(text=f"other programs use {100 * busy:.0f} % of this machine's CPUs: do not trust the seconds"))
     try:
         for round_number in range(1, repeats + 1):
             for title, spec in ways:
@@ -171,10 +179,9 @@ def _carry(run: Run[list[Row]], task: Task, ways: Sequence[tuple[str, Spec]], re
     except Exception as error:  # noqa: BLE001 - a run must end, whatever happens; the error is its end
         run.fail(error)
         return
-    if repeats > 1:
-        run.post(
-            Note(text=f"the range of {repeats} rounds holds the true median with probability {confidence(repeats):.2f}")
-        )
+    held = f"holds the true median with probability {confidence(repeats):.2f}"
+    alone = "one round: how far another would lie from it is not known; --repeats 5 shows it"
+    run.post(Note(text=f"the range of {repeats} rounds {held}" if repeats > 1 else alone))
     run.finish(list(rows.values()), summary=_summary(rows))
 
 

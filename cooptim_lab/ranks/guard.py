@@ -45,6 +45,8 @@ def main(arguments: list[str]) -> int:
         with subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=prepare) as child:  # noqa: PLW1509
             watch(kernel, child, segments)
             take_down(segments)
+    except OSError as error:
+        print(f"cannot run {command[0]}: {error.strerror}", flush=True)
     finally:
         for segment in segments:
             Path(segment).unlink(missing_ok=True)

@@ -70,8 +70,7 @@ class RankPool:
     """
 
     def __init__(self, workers: int = 1) -> None:
-        if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
-            raise InputError(f"workers = {workers!r}: must be a whole number, 1 or more")
+        check_workers(workers)
         self.workers = workers
         self._ids = itertools.count(1)
         self._queue: queue.SimpleQueue[_Job | Callable[[], None] | None] = queue.SimpleQueue()
@@ -122,6 +121,7 @@ class RankPool:
         """
         if self._closed:
             raise PoolError("the pool is closed: make a new RankPool")
+        check_workers(workers)
         try:
             if per_rank is None:
                 calls = (cloudpickle.dumps((program, dict(arguments))),) * workers
@@ -143,7 +143,7 @@ class RankPool:
         **arguments: Any,
     ) -> list[Any]:
         """Run a program on the ranks, wait, and return what each of them returned, in order (see `submit`)."""
-        workers = workers or self.workers
+        workers = self.workers if workers is None else workers
         run: Run[list[Any]] = Run("call", {"workers": workers})
         self.submit(
             run, program, arguments, workers=workers, finish=give_values, per_rank=per_rank, is_cooperative=False
@@ -358,6 +358,12 @@ class RankPool:
         for rank in job.pending:
             ranks.send(rank, wire.Stop(job.id, hard=True))
         job.deadline = job.deadline or time.monotonic() + ANSWER_SECONDS
+
+
+def check_workers(workers: Any) -> None:
+    """Refuse what is no number of ranks."""
+    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
+        raise InputError(f"workers = {workers!r}: must be a whole number, 1 or more")
 
 
 def give_values(run: Run[Any], values: list[Any], stopped: bool) -> None:

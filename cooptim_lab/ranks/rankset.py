@@ -12,6 +12,7 @@ import os
 import queue
 import re
 import selectors
+import shutil
 import socket
 import subprocess
 import sys
@@ -149,9 +150,14 @@ class RankSet:
             self._close_all()
         elif self._reader is not threading.current_thread():
             self._reader.join(2)
-        for hello in self.hellos.values():  # the guard's work, unless it was itself killed
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """The guard's work, unless it was itself killed."""
+        for hello in self.hellos.values():
             for segment in hello.segments:
                 Path(segment).unlink(missing_ok=True)
+        shutil.rmtree(self._directory, ignore_errors=True)
 
     def cause_of_death(self, rank: int) -> str:
         """What mpiexec said of a rank that is gone, waiting a moment for it; a plain word where it said nothing."""
@@ -292,6 +298,7 @@ class RankSet:
         for rank in self._controls:
             self._drain(rank)
         self._close_all()
+        self._sweep()
         self._mailbox.put((None, Lost()))
 
     def _close_all(self) -> None:

@@ -28,7 +28,7 @@ from .seeds import derive
 from .shards import SharedBatch, shard, shard_batches
 from .spec import Baseline, Sharded, Spec, Subnets
 from .split import make_subnets
-from .stacked import STACKABLE_OPTIMIZERS, Stack, stack, stacked_step
+from .stacked import STACKABLE_OPTIMIZERS, Stack, can_run, stack, stacked_step
 
 WARM_UP_STEPS = 5
 TRAINING, HELD_OUT = "training loss", "held-out loss"
@@ -73,6 +73,8 @@ def train_subnets(context: Context, task: Task, spec: Subnets) -> Result | None:
         subnets = make_subnets(task, spec.subnets, spec.seed, range(mine.start, mine.stop))
         is_stackable = type(prepared.optimizer(list(subnets[0].parameters()))) in STACKABLE_OPTIMIZERS
         stacks = stack(subnets, separate=not is_stackable)
+        if not can_run(stacks, prepared.x[:2]):
+            stacks = stack(subnets, separate=True)
         return stacks, stacked_step(stacks, prepared.optimizer, loss, prepared.x, prepared.y)
 
     def epoch_batches(epoch: int) -> Sequence[Tensor]:
@@ -102,8 +104,8 @@ def train_subnets(context: Context, task: Task, spec: Subnets) -> Result | None:
     finished = fit(
         step, epoch_batches, spec.epochs, recorder=recorder, clock=clock, stopping=context.stopping, end_epoch=end_epoch
     )
-    gathered = context.comm.gather(trained(), root=0)
-    fused = None if gathered is None else MeanFusion(itertools.chain.from_iterable(gathered))
+    gathered = context.comm.gather(cloudpickle.dumps(trained()), root=0)  # by value: MPI's own pickle is by reference
+    fused = None if gathered is None else MeanFusion(itertools.chain.from_iterable(map(cloudpickle.loads, gathered)))
     seconds = max(context.comm.allgather(clock.stop()))
     engines = context.comm.gather([each.engine for each in stacks], root=0)
     if fused is None:

@@ -158,6 +158,17 @@ def stack(subnets: Sequence[nn.Module], *, separate: bool = False) -> list[Stack
     return stacks
 
 
+def can_run(stacks: Sequence[Stack], sample: Tensor) -> bool:
+    """Whether every stack takes a batch: `vmap` cannot follow a module that branches on its values, say."""
+    try:
+        with torch.no_grad():
+            for each in stacks:
+                each(sample)
+    except Exception:  # noqa: BLE001 - what vmap cannot follow may raise anything
+        return False
+    return True
+
+
 def stacked_step(
     stacks: Sequence[Stack],
     make_optimizer: Callable[[Iterable[Tensor]], torch.optim.Optimizer],
@@ -199,7 +210,8 @@ def _signature(subnet: nn.Module) -> object:
 
     Buffers, hooks and settings that cannot be compared make a subnet equal to none but itself.
     """
-    if any(True for _ in subnet.buffers()):
+    is_tied = len(list(subnet.parameters())) < len(list(subnet.named_parameters(remove_duplicate=False)))
+    if is_tied or any(True for _ in subnet.buffers()):
         return id(subnet)
     settings = []
     for module in subnet.modules():

@@ -33,16 +33,15 @@ def register(shell: InteractiveShell) -> None:
         dispatch(session(shell), line, cell)
 
     shell.register_magic_function(cooptim, "line_cell", "cooptim")
-    shell.set_hook("complete_command", _complete, str_key="%cooptim")
-    shell.set_hook("complete_command", _complete, str_key="%%cooptim")
+    shell.Completer.custom_matchers.append(_match)
 
 
 def unregister(shell: InteractiveShell) -> None:
     """Take them away again, and let the ranks leave."""
     for kind in ("line", "cell"):
         shell.magics_manager.magics[kind].pop("cooptim", None)
-    for key in ("%cooptim", "%%cooptim"):
-        shell.strdispatchers["complete_command"].strs.pop(key, None)
+    if _match in shell.Completer.custom_matchers:
+        shell.Completer.custom_matchers.remove(_match)
     _sessions.pop(id(shell), None)
     from cooptim_lab.ranks.pool import close_shared_pool
 
@@ -56,7 +55,23 @@ def session(shell: InteractiveShell) -> Session:
     return _sessions.setdefault(id(shell), Session(shell))
 
 
-def _complete(shell: InteractiveShell, event: Any) -> list[str]:
+def _match(context: Any) -> dict[str, Any]:
+    """IPython's completion of the line that holds the magic; anywhere else it stands back.
+
+    A matcher and not a `complete_command` hook: a hook's words are mixed with Python's own, and lose their dashes.
+    """
+    from IPython.core.completer import SimpleCompletion
+
     from .options import complete
 
-    return complete(event.text_until_cursor)
+    before = context.text_until_cursor
+    magics = ("%cooptim ",) if context.cursor_line else ("%cooptim ", "%%cooptim ")
+    if not before.lstrip().startswith(magics):
+        return {"completions": [], "suppress": False}
+    fragment = "" if before[-1].isspace() else before.split()[-1]
+    words = [SimpleCompletion(text=word, type="option" if word[0] == "-" else "choice") for word in complete(before)]
+    return {"completions": words, "matched_fragment": fragment, "suppress": True, "ordered": True}
+
+
+_match.matcher_api_version = 2  # type: ignore[attr-defined]
+_match.matcher_identifier = "cooptim"  # type: ignore[attr-defined]

@@ -23,13 +23,13 @@ def run_body(shell: InteractiveShell, body: str, purpose: str) -> dict[str, Any]
     BodyFailed
         When it raised.
     """
-    before = set(shell.user_ns)
+    before = dict(shell.user_ns)
     outcome = shell.run_cell(body, store_history=False)
     if not outcome.success:
         raise BodyFailed(f"the body failed, see above: {purpose}")
     names = bound_names(shell.transform_cell(body))
-    if "*" in names:  # a star import may have brought any name that was not there before
-        names += [name for name in shell.user_ns if name not in before]
+    if "*" in names:  # a star import may have brought any name that is new or another now
+        names += [name for name, value in shell.user_ns.items() if before.get(name) is not value]
     return {name: shell.user_ns[name] for name in names if name in shell.user_ns}
 
 

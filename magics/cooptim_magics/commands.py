@@ -24,7 +24,7 @@ from . import options
 from .body import run_body
 from .live import Picture
 from .plots import mime_bundle
-from .tables import Table, duration, percent, row_notes
+from .tables import Table, duration, percent, picture_table
 from .view import RunView, watch, watch_in_background, write_output
 
 
@@ -121,7 +121,7 @@ def show_hardware(session: Session, arguments: argparse.Namespace, cell: str | N
     """A table of what this process may use."""
     found = hardware.detect()
     print(hardware.summary(found))
-    cells = [["what", "value", "read from"], *(list(row) for row in hardware.rows(found))]
+    cells = [["what", "value", "what it means"], *(list(row) for row in hardware.rows(found))]
     display(Table(cells, [f"⚠ {warning}" for warning in found.warnings]))
 
 
@@ -167,7 +167,7 @@ def train(session: Session, arguments: argparse.Namespace, cell: str | None) -> 
 
 def ended_line(run: Run[Any]) -> str:
     """How a run ended, in one line."""
-    return Picture.of(run.title, run.log.since(0)).status
+    return Picture.of(run.title, run.log.since(0)).sentence
 
 
 def run_on_ranks(session: Session, arguments: argparse.Namespace, cell: str | None) -> None:
@@ -194,7 +194,7 @@ def study(session: Session, arguments: argparse.Namespace, cell: str | None) -> 
 def show_rows(run: Run[Any]) -> None:
     """The table in which a study ends."""
     picture = Picture.of(run.title, run.log.since(0))
-    display(Table(picture.table, row_notes(list(picture.rows.values()), picture.notes)))
+    display(picture_table(picture))
 
 
 def open_lab(session: Session, arguments: argparse.Namespace, cell: str | None) -> None:
@@ -228,7 +228,7 @@ def show_run(session: Session, arguments: argparse.Namespace, cell: str | None) 
     picture.state = record.state
     display(mime_bundle(picture), raw=True)
     if picture.table:
-        display(Table(picture.table, row_notes(list(picture.rows.values()), picture.notes)))
+        display(picture_table(picture))
     else:
         for note in picture.notes:
             print(f"⚠ {note}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from cooptim_lab.runs.events import Ended, Event, Measured, Note, Output, Phase, Points, Progress, Started
@@ -28,10 +28,12 @@ class Picture:
     ----------
     title
         The run's title.
+    clock
+        Seconds since the epoch, for the time that passes between events; left out, it stands at the last event.
     """
 
-    def __init__(self, title: str) -> None:
-        self.title = title
+    def __init__(self, title: str, clock: Callable[[], float] | None = None) -> None:
+        self.title, self._clock = title, clock
         self.kind = ""
         self.state = "waiting"
         self.workers = 1
@@ -44,6 +46,7 @@ class Picture:
         self.version = 0  # grows with every change: a viewer redraws when it has another
         self._began = self._last = 0.0
         self._done: dict[int | None, tuple[int, int]] = {}
+        self._latest = 0.0  # epoch that was reported last
         self._points: dict[str, tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
 
     @classmethod
@@ -70,6 +73,7 @@ class Picture:
                 x, y = self._points[event.curve]
                 x.extend(event.x)
                 y.extend(event.y)
+                self._latest = event.x[-1] if event.x else self._latest
             case Progress():
                 self._done[event.rank] = (event.done, event.total)
             case Note():
@@ -137,17 +141,20 @@ class Picture:
     @property
     def status(self) -> str:
         """One line: what it is doing, how far it is, for how long, or how it ended."""
-        seconds = duration(self._last - self._began) if self._began else ""
         if self.state in ("waiting", "running"):
+            now = self._last if self._clock is None else self._clock()
+            seconds = duration(now - self._began) if self._began else ""
             return " · ".join(part for part in (self.phase or "waiting for the ranks", self._where(), seconds) if part)
-        if self.state == "failed":
-            return f"failed: {self.message}"
-        words = [*([] if self.state == "done" else [self.state]), self._score()]
+        return " ".join(self.message.split()) if self.state == "failed" else self._score()
+
+    @property
+    def sentence(self) -> str:
+        """State and status, for a reader who sees no state beside it."""
+        words = [self.state if self.state not in ("done", "running", "waiting") else "", self.status]
         return " · ".join(word for word in words if word) or self.state
 
     def _where(self) -> str:
-        latest = max((x[-1] for x, _ in self._points.values() if x), default=0.0)
-        return f"epoch {math.ceil(latest)}" if latest and self.kind != "speedup" else ""
+        return f"epoch {math.ceil(self._latest)}" if self._latest and self.kind != "speedup" else ""
 
     def _score(self) -> str:
         ways = [row for row in self.rows.values() if row.way != "baseline"]
@@ -160,9 +167,8 @@ class Picture:
             f"{duration(self.summary['seconds'])} of training",
             f"held-out {name} {percent(value) if name == 'accuracy' else f'{value:.4g}'}",
             f"{self.summary['parameters']:,} parameters",
-            self.summary["engine"],
         ]
-        return " · ".join(part for part in parts if part)
+        return " · ".join(parts)
 
     @property
     def table(self) -> list[list[str]]:

@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import keyword
 import shlex
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar, get_type_hints
@@ -20,6 +21,9 @@ from IPython.core.error import UsageError
 from cooptim_lab.errors import InputError
 from cooptim_lab.studies import Comparison, SpeedupStudy
 from cooptim_lab.training.spec import Sharded, Spec, Subnets, check_option
+
+WIDTH = 92  # what a notebook's output shows without breaking lines
+GLUE = "\x00"  # holds an option and its value together where a line is broken
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ class Option:
                 wanted = "a whole number" if self.kind is int else "whole numbers, e.g. 1,2,4"
                 raise UsageError(f"{self.flags[-1]} {text}: give {wanted}") from None
         try:
-            check_option(self.flags[-1], value, self.kind, {"choices": self.choices, "at_least": self.at_least})
+            check_option("/".join(self.flags), value, self.kind, {"choices": self.choices, "at_least": self.at_least})
         except InputError as error:
             raise UsageError(str(error)) from None
         return value
@@ -78,6 +82,8 @@ class Command:
 def from_spec(spec: type[Spec]) -> tuple[Option, ...]:
     """The fields of a spec as options."""
     hints = get_type_hints(spec)
+    common = {item.name for item in dataclasses.fields(Spec)}
+    own_first = sorted(dataclasses.fields(spec), key=lambda item: item.name in common)
     return tuple(
         Option(
             flags=(*((f"-{item.metadata['flag']}",) if item.metadata["flag"] else ()), f"--{item.name}"),
@@ -87,7 +93,7 @@ def from_spec(spec: type[Spec]) -> tuple[Option, ...]:
             choices=item.metadata["choices"],
             at_least=item.metadata["at_least"],
         )
-        for item in dataclasses.fields(spec)
+        for item in own_first
     )
 
 
@@ -108,14 +114,14 @@ COMMANDS: dict[str, Command] = {
         ),
         Command(
             "subnets",
-            "split the network into N small ones, train them at the same time, fuse: y = 1/N Σ f_i(x)",
+            "N small networks, trained at the same time, fused: y = 1/N Σ f_i(x)",
             (*from_spec(Subnets), *RUNNING),
             body=TASK_BODY,
             spec=Subnets,
         ),
         Command(
             "sharded",
-            "spread the data over M ranks, aggregate at a server: min_w 1/M Σ L(θ_i, y_i)",
+            "the data over M ranks, aggregated at a server: min_w 1/M Σ L(θ_i, y_i)",
             (*from_spec(Sharded), *RUNNING),
             body=TASK_BODY,
             spec=Sharded,
@@ -139,7 +145,7 @@ COMMANDS: dict[str, Command] = {
         ),
         Command(
             "compare",
-            "the current task each way, one table: seconds, P = T_c/T_p, speedup 1/P, accuracy, parameters",
+            "the current task each way, one table: seconds, P = T_c/T_p, accuracy",
             (*from_spec(Comparison), *RUNNING),
             spec=Comparison,
         ),
@@ -223,7 +229,7 @@ def make_parser(command: Command) -> argparse.ArgumentParser:
         usage=usage(command),
         add_help=False,
         allow_abbrev=False,
-        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=30, width=100),
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=30, width=WIDTH),
     )
     for option in command.options:
         text = option.help.replace("%", "%%")
@@ -259,7 +265,8 @@ def spec_options(command: Command, arguments: argparse.Namespace) -> dict[str, A
 def usage(command: Command) -> str:
     """The line that shows how a subcommand is typed."""
     prefix = "%%%%" if command.needs_body else "%%"  # argparse halves them
-    return f"{prefix}cooptim {command.name} {' '.join(_shown(option) for option in command.options)}".rstrip()
+    line = f"{prefix}cooptim {command.name} {' '.join(_shown(o).replace(' ', GLUE) for o in command.options)}"
+    return textwrap.fill(line, WIDTH, subsequent_indent=" " * 7, break_on_hyphens=False).replace(GLUE, " ").rstrip()
 
 
 def complete(text_until_cursor: str) -> list[str]:
@@ -295,7 +302,7 @@ def _shown(option: Option) -> str:
 
 def _metavar(option: Option) -> str:
     if option.choices:
-        return "|".join(option.choices)
+        return "{" + ",".join(option.choices) + "}"
     return {int: "N", tuple[int, ...]: "N,N,..."}.get(option.kind, "NAME" if option is BIND else "ID")
 
 
@@ -312,5 +319,6 @@ def _plain(message: str, parser: argparse.ArgumentParser) -> str:
         near = difflib.get_close_matches(word, flags, n=1)
         return f"there is no option {word}: " + (f"did you mean {near[0]}?" if near else f"allowed: {' '.join(flags)}")
     if ":" not in message and "required" not in message and "expected" not in message:
-        return f"{message} is too much: {parser.usage.replace('%%', '%')}"  # type: ignore[union-attr]
+        usage = " ".join((parser.usage or "").replace("%%", "%").split())
+        return f"{message} is too much: {usage}"
     return message

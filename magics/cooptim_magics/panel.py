@@ -21,6 +21,7 @@ from cooptim_lab.training.spec import Baseline, Sharded, Subnets, make_spec
 
 from .chart import LiveChart
 from .plots import mime_bundle
+from .tables import picture_table
 from .view import Follower
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class LabPanel:
         self._session = session
         self._run: Run[Any] | None = None
         self._lock = threading.Lock()
-        self._figure_id = uuid.uuid4().hex
+        self._figure_id, self._table_id = uuid.uuid4().hex, uuid.uuid4().hex
         cpus = hardware.allowed_cpus()
         wide = {"style": {"description_width": "70px"}, "layout": widgets.Layout(width="330px")}
         self.way = widgets.Dropdown(options=list(WAYS), value="sub-networks", description="way", **wide)
@@ -82,6 +83,7 @@ class LabPanel:
                 self.chart,
             ]
         )
+        self.box.add_class("cooptim-panel")
         self.run_button.on_click(lambda button: self.start())
         self.stop_button.on_click(lambda button: self.stop())
         self.way.observe(lambda change: self._enable(), "value")
@@ -90,11 +92,12 @@ class LabPanel:
         self._warn()
 
     def open(self) -> None:
-        """Show the panel, and under it the place of the figure that a saved notebook keeps."""
+        """Show the panel, and under it the places of the figure and the table that a saved notebook keeps."""
         display(self.box)
         for control in self.controls:
             answer_on_own_subshell(control)
-        display({"text/plain": "the figure of the last run comes here"}, display_id=self._figure_id, raw=True)
+        for place in (self._figure_id, self._table_id):
+            display({"text/plain": ""}, display_id=place, raw=True)
 
     def start(self) -> None:
         """Run: what the controls say, on the notebook's current task."""
@@ -130,19 +133,23 @@ class LabPanel:
         return ways.launch(task, make_spec(kind, asked))
 
     def _follow(self, run: Run[Any]) -> None:
-        """On a thread of its own: feed the chart until the run has ended, then leave the figure."""
+        """On a thread of its own: feed the chart until the run has ended, then leave figure and table below it.
+
+        What is left is hidden while the panel lives (live.css), and all that a reader sees when it does not.
+        """
+        going_on = f"run {run.id} is going on; if the page is loaded again, %cooptim show {run.id} draws it"
+        update_display({"text/plain": going_on}, display_id=self._figure_id, raw=True)
+        update_display({"text/plain": ""}, display_id=self._table_id, raw=True)
         follower = Follower(run, self.chart)
-        self.chart.layout.display = None
         follower.until_the_end()
         picture = follower.picture
         update_display(mime_bundle(picture), display_id=self._figure_id, raw=True)
-        self.chart.layout.display = "none"  # the figure below says the same, and stays
-        if run.error is not None:
-            self._say(str(run.error))
-        elif picture.notes:
-            self._say("; ".join(picture.notes))
-        else:
-            self._say(f"run {run.id}: {run.state}")
+        if picture.table:
+            update_display(picture_table(picture), display_id=self._table_id)
+        doubts = picture.notes + [
+            f"{row.title}: {warning}" for row in picture.rows.values() for warning in row.warnings
+        ]
+        self._say(str(run.error) if run.error is not None else "; ".join(doubts) or f"run {run.id}: {run.state}")
         self._enable()
 
     def _enable(self) -> None:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
+from typing import TYPE_CHECKING
 
 from cooptim_lab.speedup import Row
+
+if TYPE_CHECKING:
+    from .live import Picture
 
 Cells = list[list[str]]
 """Rows of text, the header first."""
@@ -55,7 +59,7 @@ def rows_table(rows: Sequence[Row]) -> Cells:
     is_accuracy = any(row.metric_name == "accuracy" for row in rows)
     has_rounds = any(row.repeats > 1 for row in rows)
     name = "accuracy" if is_accuracy else rows[0].metric_name
-    head = ["", "workers", "seconds", "P = T_c/T_p", "speedup 1/P", *(["range"] if has_rounds else [])]
+    head = ["", "workers", "seconds", "P = T_c/T_p", "speedup 1/P", *(["range of 1/P"] if has_rounds else [])]
     cells = [[*head, f"held-out {name}", "parameters"]]
     for row in rows:
         spread = ["" if row.way == "baseline" else f"{row.low:.2f} – {row.high:.2f}"] if has_rounds else []
@@ -65,6 +69,11 @@ def rows_table(rows: Sequence[Row]) -> Cells:
             [row.title, str(row.workers), f"{row.seconds:.3f}", *ratios, *spread, metric, f"{row.parameters:,}"]
         )
     return cells
+
+
+def picture_table(picture: Picture) -> Table:
+    """The measured rows of a picture, with every doubt under them."""
+    return Table(picture.table, row_notes(list(picture.rows.values()), picture.notes))
 
 
 def row_notes(rows: Sequence[Row], notes: Sequence[str] = ()) -> list[str]:

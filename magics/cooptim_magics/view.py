@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 import uuid
 from typing import Any
 
 from IPython.display import display, update_display
 
+from cooptim_lab.errors import InputError
 from cooptim_lab.runs.events import Output
 from cooptim_lab.runs.run import Run
 
@@ -34,7 +36,7 @@ class Follower:
     """Keeps a picture, and the chart that shows it, up to date with a run's log."""
 
     def __init__(self, run: Run[Any], chart: LiveChart | None) -> None:
-        self.run, self.chart, self.picture = run, chart, Picture(run.title)
+        self.run, self.chart, self.picture = run, chart, Picture(run.title, time.time)
         self._seen, self._drawn = 0, -1
 
     def refresh(self) -> None:
@@ -43,7 +45,10 @@ class Follower:
         self._seen += len(events)
         picture = self.picture
         picture.feed(events)
-        if self.chart is None or self._drawn == picture.version:
+        if self.chart is None:
+            return
+        if self._drawn == picture.version:
+            self.chart.show(status=picture.status)  # the clock goes on
             return
         self._drawn = picture.version
         self.chart.show(
@@ -59,7 +64,7 @@ class Follower:
 
     def start_over(self) -> None:
         """Read the log from its start again: an interrupt may have cut a refresh short."""
-        self.picture, self._seen, self._drawn = Picture(self.run.title), 0, -1
+        self.picture, self._seen, self._drawn = Picture(self.run.title, time.time), 0, -1
 
     def until_the_end(self) -> None:
         """Refresh until the run has ended, on a thread that may wait."""
@@ -92,7 +97,9 @@ class RunView:
     def freeze(self) -> None:
         """Replace the chart by a figure that a saved notebook keeps."""
         if self.follower.chart is not None:
-            update_display(mime_bundle(self.follower.picture), display_id=self._display_id, raw=True)
+            refused = isinstance(self.run.error, InputError)  # then there is one line to read, and nothing to see
+            bundle = {"text/plain": ""} if refused else mime_bundle(self.follower.picture)
+            update_display(bundle, display_id=self._display_id, raw=True)
             self.follower.chart.close()
 
 

@@ -28,7 +28,9 @@ def main() -> int:
         for row in import_module(f"tests.benchmarks.{name}").rows():
             rows.append(row)
             verdict = "holds" if row.holds else "FALLS SHORT"
-            print(f"{row.name}: ours {row.ours:.3f} {row.unit}, other {row.other:.3f} {row.unit}, ratio {row.ratio:.2f}")
+            print(
+                f"{row.name}: ours {row.ours:.3f} {row.unit}, other {row.other:.3f} {row.unit}, ratio {row.ratio:.2f}"
+            )
             print(f"    reach {row.reach}: {verdict}. {row.note}", flush=True)
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)

@@ -17,9 +17,7 @@ def rows() -> list[Row]:
     """The kit's own overhead, then P of sub-networks and of shards."""
     pool = shared_pool()
     measured = compare(epochs=EPOCHS, batch=BATCH, repeats=REPEATS).wait()
-    ours, other = interleave(
-        lambda: compare_baseline(), lambda: pool.run(plain_loop, workers=1)[0]
-    )
+    ours, other = interleave(compare_baseline, lambda: pool.run(plain_loop, workers=1)[0])
     overhead = Row(
         name="compare: as it is, beside a plain loop",
         ours=ours,
@@ -58,8 +56,9 @@ def compare_baseline() -> float:
 def plain_loop(context: Context) -> float:
     """T_p of a loop without anything around it; on a rank. Median of three, as the first is slow."""
     import torch
-    from cooptim_lab.training.prepare import prepare
     from torch.nn.functional import cross_entropy
+
+    from cooptim_lab.training.prepare import prepare
 
     prepared = prepare(digits())
     seconds = []

@@ -11,7 +11,7 @@ REPEATS = 5
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison. `ratio` is ours over other, unless the note says otherwise; `reach` is what it must not exceed."""
+    """One comparison. `ratio` is ours over other; `reach` says what it must not exceed."""
 
     name: str
     ours: float

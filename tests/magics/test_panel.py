@@ -40,13 +40,13 @@ def finished(panel: LabPanel):
 
 class TestControls:
     def test_what_is_shown(self, notebook, panel):
-        widget, place = notebook.kept
+        widget, place, table = notebook.kept
         assert "application/vnd.jupyter.widget-view+json" in widget["data"]
-        assert place["data"] == {"text/plain": "the figure of the last run comes here"}
-        assert place["transient"]["display_id"]
+        assert place["data"] == table["data"] == {"text/plain": ""}
+        assert place["transient"]["display_id"] != table["transient"]["display_id"]
 
     def test_by_the_magic(self, notebook):
-        first, _ = notebook.run("%cooptim lab").displayed
+        first, *_ = notebook.run("%cooptim lab").displayed
         assert "application/vnd.jupyter.widget-view+json" in first["data"]
 
     def test_at_first(self, panel):
@@ -114,11 +114,12 @@ class TestRun:
         assert finished(panel).result.task == "your task"
 
     def test_the_figure_is_left_in_its_place(self, notebook, panel):
-        place = notebook.kept[-1]["transient"]
+        place = notebook.kept[1]["transient"]
         panel.way.value, panel.epochs.value = "as it is", 2
         panel.run_button.click()
         run = finished(panel)
-        (figure,) = [each["data"] for each in notebook.kept if each["update"] and each["transient"] == place]
+        going_on, figure = (each["data"] for each in notebook.kept if each["update"] and each["transient"] == place)
+        assert f"%cooptim show {run.id}" in going_on["text/plain"]
         assert "image/png" in figure
         assert figure["text/plain"].startswith(f"{run.title}: ")
 

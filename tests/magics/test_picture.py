@@ -24,7 +24,7 @@ def picture(*events: Event, way: str = "subnets", workers: int = 2, title: str =
 
 
 SCORED = {"seconds": 1.5, "metric": 0.97, "metric_name": "accuracy", "parameters": 1234, "engine": "stacked"}
-SCORES = "1.50 s of training · held-out accuracy 97.0 % · 1,234 parameters · stacked"
+SCORES = "1.50 s of training · held-out accuracy 97.0 % · 1,234 parameters"
 
 
 class TestFold:
@@ -84,14 +84,14 @@ class TestFold:
             ),
             (Ended(state="stopped"), "stopped"),
             (Ended(state="done"), "done"),
-            (Ended(state="failed", message="rank 1 on here: gone"), "failed: rank 1 on here: gone"),
+            (Ended(state="failed", message="rank 1 on here: gone"), "failed · rank 1 on here: gone"),
         ],
     )
     def test_status_at_the_end(self, ended, status):
-        assert picture(ended).status == status
+        assert picture(ended).sentence == status
 
     def test_stopped_with_a_result(self):
-        assert picture(Ended(state="stopped", summary=SCORED)).status.startswith("stopped · 1.50 s of training")
+        assert picture(Ended(state="stopped", summary=SCORED)).sentence.startswith("stopped · 1.50 s of training")
 
     def test_output_and_notes_are_kept_in_order(self):
         outputs = [Output(rank=i, stream="stdout", text=f"{i}\n") for i in (1, 0)]

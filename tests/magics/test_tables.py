@@ -79,7 +79,7 @@ class TestRows:
 
     def test_rounds_show_their_range(self):
         head, cells = rows_table([row(repeats=5, low=1.25, high=2)])
-        assert dict(zip(head, cells, strict=True))["range"] == "1.25 – 2.00"
+        assert dict(zip(head, cells, strict=True))["range of 1/P"] == "1.25 – 2.00"
 
     def test_another_metric(self):
         head, cells = rows_table([row(metric_name="loss", metric=0.00123456)])

@@ -96,7 +96,7 @@ def test_noisy():
 
 
 def test_one_round_has_no_spread_to_doubt():
-    assert measure("", rounds(1), baseline(50), cpus=2).warnings == ()
+    assert measure("", rounds(1), baseline(2), cpus=2).warnings == ()
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -106,7 +106,7 @@ def test_another_accuracy(sign):
 
     assert row(0.9 * SAME_ACCURACY).warnings == ()
     (doubt,) = row(0.05).warnings
-    assert doubt == f"not the same result: accuracy {0.9 + sign * 0.05:.1%}, as it is 90.0%"
+    assert doubt == f"not the same result: accuracy {100 * (0.9 + sign * 0.05):.1f} %, as it is 90.0 %"
 
 
 def test_other_metrics_have_no_scale_to_be_compared_on():
@@ -114,9 +114,14 @@ def test_other_metrics_have_no_scale_to_be_compared_on():
     assert measure("", side, baseline(1, metric=0.1, metric_name="loss"), cpus=2).warnings == ()
 
 
+def test_shards_cannot_gain_more_than_their_number():
+    (doubt,) = measure("", rounds(1), baseline(50), cpus=2).warnings
+    assert doubt.startswith("more than 2 workers can gain")
+
+
 def test_doubts_add_up():
     row = measure("", rounds(1, 1, workers=3, metric=0.5), baseline(1, 9), cpus=1)
-    assert [doubt.split()[0] for doubt in row.warnings] == ["3", "noisy:", "not"]
+    assert [doubt.split()[0] for doubt in row.warnings] == ["more", "3", "noisy:", "not"]
 
 
 @pytest.mark.parametrize(("after", "before"), [(0, 0), (1, 0), (0, 1), (2, 3)])

@@ -3,7 +3,7 @@
 
 const COLOURS = 6; // --cooptim-c0 … c5 in live.css
 const SILENCE = 60; // seconds without an update after which a running view says so
-const LEFTOVER = "no kernel: this view is a leftover; run the cell again, or %cooptim show";
+const LEFTOVER = "the kernel that ran this is gone: run the cell again, or draw the run with %cooptim show";
 const SUPERSCRIPT = "⁰¹²³⁴⁵⁶⁷⁸⁹";
 
 // Elements are built one by one, never from strings of HTML: names come from the user's code.
