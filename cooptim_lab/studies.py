@@ -7,7 +7,7 @@ machine disturbs every way alike; each measured row is an event as soon as it is
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
@@ -154,8 +154,15 @@ def _study(
 def _carry(run: Run[list[Row]], task: Task, ways: Sequence[tuple[str, Spec]], repeats: int, pool: RankPool) -> None:
     """On the study's thread: every way in every round, a row for each as soon as it stands beside a baseline."""
     results: dict[str, list[Result]] = {title: [] for title, _ in ways}
-    baseline_title, rows = ways[0][0], {}
+    baseline_title = ways[0][0]
+    rows: dict[str, Row] = {}
     cpus, total, done = allowed_cpus(), repeats * len(ways), 0
+
+    def show(titles: Iterable[str]) -> None:
+        for title in titles:
+            rows[title] = measure(title, results[title], results[baseline_title], cpus=cpus)
+            run.post(Measured(row=rows[title].summary()))
+
     run.begin()
     busy = psutil.cpu_percent(interval=BUSY_SECONDS) / 100
     if busy > BUSY_SHARE and not pool.is_busy:
@@ -168,8 +175,10 @@ def _carry(run: Run[list[Row]], task: Task, ways: Sequence[tuple[str, Spec]], re
                 forward = _forward(run, title, done, total, repeats)
                 results[title].append(_train_one(run, task, spec, pool, forward))
                 done += 1
-                rows[title] = measure(title, results[title], results[baseline_title], cpus=cpus)
-                run.post(Measured(row=rows[title].summary()))
+                if round_number == 1:
+                    show([title])
+            if round_number > 1:  # together: a row of two rounds beside a baseline of three would not fit
+                show(results)
     except LabError as error:
         if isinstance(error, RunStopped) and rows:
             run.finish(list(rows.values()), state="stopped", summary=_summary(rows))
@@ -201,6 +210,8 @@ def _forward(run: Run[list[Row]], title: str, done: int, total: int, repeats: in
 
     def forward(event: Event) -> None:
         if isinstance(event, Progress):
+            if event.rank != 0:  # one rank tells how far the whole is; all would make it go back and forth
+                return
             share = event.done / max(1, event.total)
             run.post(Progress(done=round((done + share) * 1000), total=total * 1000))
         elif isinstance(event, Points) and event.curve == "held-out loss" and in_first_round:

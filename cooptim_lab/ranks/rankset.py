@@ -158,6 +158,8 @@ class RankSet:
             for segment in hello.segments:
                 Path(segment).unlink(missing_ok=True)
         shutil.rmtree(self._directory, ignore_errors=True)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._guard.wait(1)
 
     def cause_of_death(self, rank: int) -> str:
         """What mpiexec said of a rank that is gone, waiting a moment for it; a plain word where it said nothing."""

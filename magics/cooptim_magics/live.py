@@ -68,7 +68,7 @@ class Picture:
             case Started():
                 self.kind, self.workers, self._began = event.way, event.workers, event.time
             case Phase():
-                self.phase, self.state = event.text, "running"
+                self.phase, self.state, self._latest = event.text, "running", 0.0
             case Points():
                 x, y = self._points[event.curve]
                 x.extend(event.x)

@@ -65,7 +65,7 @@ class TestCompare:
             assert max(x) == 2
 
     def test_progress_is_of_the_whole(self, compared):
-        done = [(event.done, event.total) for event in of(compared, Progress) if event.rank == 0]
+        done = [(event.done, event.total) for event in of(compared, Progress) if event.rank is None]
         assert {total for _, total in done} == {6000}
         assert done == sorted(done)
         assert done[-1][0] == 6000
