@@ -24,6 +24,8 @@ from ..hardware import allowed_cpus
 from ..runs.events import Note, Output, Phase
 from ..runs.run import Run
 from . import wire
+from .forking import shared_nursery
+from .parcel import Parcel, Sender
 from .rankset import Lost, Mailbox, Printed, RankSet
 
 ANSWER_SECONDS = 2.0
@@ -37,7 +39,8 @@ Finish = Callable[[Run[Any], list[Any], bool], None]
 class _Job:
     id: int
     run: Run[Any]
-    calls: tuple[bytes, ...]
+    calls: tuple[Parcel, ...]
+    sender: Sender
     workers: int
     finish: Finish
     is_cooperative: bool
@@ -122,14 +125,12 @@ class RankPool:
         if self._closed:
             raise PoolError("the pool is closed: make a new RankPool")
         check_workers(workers)
-        try:
-            if per_rank is None:
-                calls = (cloudpickle.dumps((program, dict(arguments))),) * workers
-            else:
-                calls = tuple(cloudpickle.dumps((program, {**arguments, **own})) for own in per_rank)
-        except Exception as error:  # pickling runs the user's own code
-            raise InputError(f"this cannot be sent to the ranks: {type(error).__name__}: {error}") from error
-        job = _Job(next(self._ids), run, calls, workers, finish, is_cooperative)
+        sender = Sender()
+        if per_rank is None:
+            calls = (sender.pack((program, dict(arguments))),) * workers
+        else:
+            calls = tuple(sender.pack((program, {**arguments, **own})) for own in per_rank)
+        job = _Job(next(self._ids), run, calls, sender, workers, finish, is_cooperative)
         run.on_stop(lambda level: self._mailbox.put((None, _StopAsked(job.id, level))))
         self._queue.put(job)
 
@@ -241,6 +242,7 @@ class RankPool:
             except Exception as error:  # noqa: BLE001 - a run must end, whatever happens; the error is its end
                 item.run.fail(error)
             finally:
+                item.sender.close()
                 self._current = None
         self._drop()
 
@@ -250,7 +252,7 @@ class RankPool:
             return self._set
         self._release()
         self._mailbox = queue.SimpleQueue()  # what the old ranks may still say is for nobody
-        fresh = RankSet(max(workers, self.workers), self._mailbox)
+        fresh = RankSet(max(workers, self.workers), self._mailbox, shared_nursery())
         fresh.start(lambda: cancelled() or self._closed)
         self._set = fresh
         return fresh

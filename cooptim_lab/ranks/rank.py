@@ -27,6 +27,7 @@ import cloudpickle
 from ..errors import InputError
 from ..training.context import Context
 from .guard import open_segments
+from .parcel import unpack
 from .wire import Failed, Finished, Happened, Hello, Leave, Start, Stop, connect
 
 PACKAGE = Path(__file__).parent.parent
@@ -102,7 +103,7 @@ class Rank:
             self._interruptible = False
 
     def _call(self, start: Start) -> Any:
-        program, arguments = cloudpickle.loads(start.call)
+        program, arguments = unpack(start.call)
         set_threads(start.threads)
         # A communicator of its own for every job: what a failed one left in flight never meets the next.
         group = self._world.Get_group().Range_incl([(0, start.workers - 1, 1)])

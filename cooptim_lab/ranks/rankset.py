@@ -13,6 +13,7 @@ import queue
 import re
 import selectors
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from typing import Any
 from ..errors import PoolError
 from ..hardware import find_mpiexec
 from . import wire
+from .forking import Nursery
 
 START_SECONDS = 120.0
 """How long ranks may take to be there. Importing torch is most of it, and a cold disk is slow."""
@@ -77,14 +79,16 @@ class RankSet:
         How many ranks.
     mailbox
         Where (rank, message) is put: `wire` messages, `Printed`, `Lost`.
+    nursery
+        What ranks are forked from; None: each starts as a process of its own.
     """
 
-    def __init__(self, workers: int, mailbox: Mailbox) -> None:
+    def __init__(self, workers: int, mailbox: Mailbox, nursery: Nursery | None = None) -> None:
         self.workers, self.started = workers, 0.0
         self.hellos: dict[int, wire.Hello] = {}
         self.is_lost = False
         self.launcher_output: deque[str] = deque(maxlen=200)
-        self._mailbox = mailbox
+        self._mailbox, self._nursery = mailbox, nursery
         self._controls: dict[int, Connection] = {}
         self._selector = selectors.DefaultSelector()
         self._lines: dict[tuple[int, str], _Lines] = {}
@@ -107,6 +111,8 @@ class RankSet:
             raise PoolError("mpiexec not found: pip install mpich, or load your cluster's MPI module")
         self._directory = wire.make_directory()
         rank = [sys.executable, "-m", "cooptim_lab.ranks.rank", str(self._directory)]
+        if self._nursery is not None and self._nursery.wait_until_ready(cancelled):
+            rank = self._nursery.rank_command(self._directory)
         guard = [sys.executable, "-m", "cooptim_lab.ranks.guard", str(os.getpid()), str(self._directory)]
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(str(wire.socket_path(self._directory)))
@@ -165,12 +171,13 @@ class RankSet:
         """What mpiexec said of a rank that is gone, waiting a moment for it; a plain word where it said nothing."""
         pid = self.hellos[rank].pid
         for _ in range(25):
+            status = None if self._nursery is None else self._nursery.ended.get(pid)
+            if status is not None:
+                return describe_end(os.waitstatus_to_exitcode(status))
             found = re.search(rf"PID {pid} RUNNING AT.*?EXIT CODE: (\d+)", "\n".join(self.launcher_output), re.DOTALL)
             if found:
-                code = int(found[1])
-                if code == 9:
-                    return "was killed (signal 9: by hand, or by the system for want of memory)"
-                return f"ended with exit code {code}" if code > 64 or code == 1 else f"died of signal {code}"
+                code = int(found[1])  # mpiexec says a signal's number and an exit code alike
+                return describe_end(-code if code in KILLING_SIGNALS else code)
             time.sleep(0.02)
         return "ended without a word"
 
@@ -314,6 +321,18 @@ class RankSet:
         self._guard.stdout.close()
         with self._telling:
             self._guard.stdin.close()
+
+
+KILLING_SIGNALS = {int(s) for s in (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE)}
+
+
+def describe_end(code: int) -> str:
+    """How a process ended: its exit code, or minus the number of the signal that ended it."""
+    if code >= 0:
+        return f"ended with exit code {code}"
+    name = signal.Signals(-code).name
+    hint = ": by hand, or by the system for want of memory" if -code == signal.SIGKILL else ""
+    return f"was killed ({name}{hint})"
 
 
 def rank_environment() -> dict[str, str]:

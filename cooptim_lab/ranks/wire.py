@@ -17,6 +17,8 @@ from multiprocessing.connection import Client, Connection
 from pathlib import Path
 from typing import Any
 
+from .parcel import Parcel
+
 ROLES = ("control", "stdout", "stderr")
 SOCKET_PATH_LIMIT = (
     100  # bytes that a Unix socket's path may have, a little under what Linux (108) and macOS (104) take
@@ -42,12 +44,12 @@ class Hello:
 
 @dataclass(frozen=True)
 class Start:
-    """Run a program: `call` is cloudpickle's bytes of (function, keyword arguments)."""
+    """Run a program: `call` holds (function, keyword arguments)."""
 
     job: int
     workers: int
     threads: int
-    call: bytes
+    call: Parcel
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from cooptim_lab.ranks.forking import close_shared_nursery, shared_nursery
+
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
@@ -34,6 +36,7 @@ def register(shell: InteractiveShell) -> None:
 
     shell.register_magic_function(cooptim, "line_cell", "cooptim")
     shell.Completer.custom_matchers.append(_match)
+    shared_nursery()  # begins to import torch in a process of its own, so that ranks are there when they are asked for
 
 
 def unregister(shell: InteractiveShell) -> None:
@@ -46,6 +49,7 @@ def unregister(shell: InteractiveShell) -> None:
     from cooptim_lab.ranks.pool import close_shared_pool
 
     close_shared_pool()
+    close_shared_nursery()
 
 
 def session(shell: InteractiveShell) -> Session:

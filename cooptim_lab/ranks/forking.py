@@ -1,0 +1,128 @@
+"""The kernel's handle on the nursery (nursery.py): start it, know when it is ready, hear how its ranks ended.
+
+Imports nothing heavy: the extension starts the nursery the moment it is loaded.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+READY_SECONDS = 60.0
+"""After so long it is given up, and ranks start as processes of their own."""
+STUB = Path(__file__).with_name("stub.py")
+SWITCH = "COOPTIM_NURSERY"
+"""Environment variable: "off" starts every rank as a process of its own."""
+
+
+class Nursery:
+    """A process that has imported torch, for ranks to be forked from.
+
+    Attributes
+    ----------
+    ended : dict[int, int]
+        Wait status of every rank that has ended, by its pid.
+    said : list[str]
+        What it printed that is no message: why it could not be made, if it could not.
+    """
+
+    def __init__(self) -> None:
+        self.ended: dict[int, int] = {}
+        self.said: list[str] = []
+        self._settled = threading.Event()
+        self._is_ready = False
+        self._directory = Path(tempfile.mkdtemp(prefix="cooptim-"))
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "cooptim_lab.ranks.nursery", str(os.getpid()), str(self._directory)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            # A BLAS that makes its threads when it is loaded would leave them here; ranks set their own number.
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "MPLBACKEND": "agg"},
+        )
+        self._listener = threading.Thread(target=self._listen, name="cooptim-nursery", daemon=True)
+        self._listener.start()
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether ranks can be forked, or it may yet be so."""
+        return self._process.poll() is None and (self._is_ready or not self._settled.is_set())
+
+    def wait_until_ready(self, cancelled: Callable[[], bool] = lambda: False) -> bool:
+        """Wait for the imports; returns whether ranks can be forked now."""
+        for _ in range(int(READY_SECONDS * 10)):
+            if self._settled.wait(0.1) or cancelled():
+                break
+        return self._is_ready and self._process.poll() is None
+
+    def rank_command(self, directory: Path) -> list[str]:
+        """What mpiexec is to start for each rank of the launch that lives in `directory`."""
+        return [sys.executable, "-I", "-S", str(STUB), str(self._directory / "nursery"), str(directory)]
+
+    def close(self) -> None:
+        """End it, and every rank that was forked from it. Returns when it is gone."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(0.5)
+        if self._process.poll() is None:
+            self._process.kill()  # it was still importing
+            self._process.wait(5)
+        self._listener.join(2)
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as lines:
+            for line in lines:
+                try:
+                    message = json.loads(line)
+                except ValueError:
+                    self.said.append(line.decode(errors="replace").rstrip())
+                    continue
+                if "ready" in message:
+                    self._is_ready = True
+                    self._settled.set()
+                elif "pid" in message:
+                    self.ended[message["pid"]] = message["status"]
+        self._is_ready = False
+        self._settled.set()
+
+
+_shared: Nursery | None = None
+_sharing = threading.Lock()
+
+
+def shared_nursery() -> Nursery | None:
+    """This process's nursery, started when it is first asked for; None where ranks cannot be forked."""
+    global _shared  # noqa: PLW0603 - one nursery per process is the point
+    if sys.platform != "linux" or os.environ.get(SWITCH) == "off":
+        return None
+    with _sharing:
+        if _shared is None or not _shared.is_usable:
+            if _shared is not None:
+                _shared.close()
+            else:
+                atexit.register(close_shared_nursery)
+            _shared = Nursery()
+        return _shared
+
+
+def close_shared_nursery() -> None:
+    """End it, if there is one."""
+    global _shared  # noqa: PLW0603
+    with _sharing:
+        if _shared is not None:
+            _shared.close()
+        _shared = None

@@ -1,0 +1,230 @@
+"""The process that ranks are forked from: it has imported torch once, and nothing of it has been used.
+
+    python -m cooptim_lab.ranks.nursery KERNEL_PID DIRECTORY
+
+It waits at a socket in DIRECTORY for stubs (stub.py), which mpiexec starts. For each it forks a child that takes over
+the stub's environment and descriptors and becomes a rank: mpiexec still decides who runs where, and each rank
+initialises MPI by itself. A rank lives as long as its stub; all of them, and the nursery, as long as the kernel.
+
+Single-threaded when it forks, by proof and not by hope: a thread that the imports have left makes it refuse. CUDA is
+not touched. What it has to say goes to stdout, a JSON object a line: `{"ready": true}`, then `{"pid": ..., "status":
+...}` for every rank that has ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import selectors
+import signal
+import socket
+import struct
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .guard import PR_SET_PDEATHSIG, open_segments, prctl
+
+LOW_PRIORITY = 10  # niceness of the imports: a notebook that has just been opened goes first
+IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # only the kernel's end is a reason to end
+THREAD_ENDS = 100  # looks, a hundredth of a second apart
+FREE_DESCRIPTOR = 500  # above every number that a stub may ask for
+
+
+@dataclass
+class _Child:
+    """A rank and the stub that it lives for."""
+
+    pid: int
+    stub: socket.socket
+
+
+class Nursery:
+    """Serves stubs until the kernel is gone."""
+
+    def __init__(self, kernel: int, directory: Path) -> None:
+        self._selector = selectors.DefaultSelector()
+        self._children: dict[int, _Child] = {}
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(socket_path(directory)))
+        socket_path(directory).chmod(0o600)
+        self._listener.listen(256)
+        self._kernel = os.pidfd_open(kernel)
+        self._wake_read, self._wake_write = socket.socketpair()
+        self._wake_write.setblocking(False)
+
+    def serve(self) -> None:
+        """Fork for every stub; pass on every end; take all down with the kernel."""
+        signal.set_wakeup_fd(self._wake_write.fileno())
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        for end in (0, self._kernel):
+            self._selector.register(end, selectors.EVENT_READ, "end")
+        self._selector.register(self._listener, selectors.EVENT_READ, "stub")
+        self._selector.register(self._wake_read, selectors.EVENT_READ, "child")
+        say({"ready": True})
+        while True:
+            for chosen, _ in self._selector.select():
+                match chosen.data:
+                    case "end":
+                        for pid in list(self._children):
+                            end_rank(pid)
+                            os.waitpid(pid, 0)
+                        return
+                    case "stub":
+                        self._take()
+                    case "child":
+                        self._wake_read.recv(4096)
+                        self._reap()
+                    case pid:  # a stub is gone: so must its rank be; its end is reaped like any other
+                        self._selector.unregister(chosen.fileobj)
+                        end_rank(pid)
+
+    def _take(self) -> None:
+        stub, _ = self._listener.accept()
+        _, uid, _ = struct.unpack("3i", stub.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+        if uid != os.getuid():
+            stub.close()
+            return
+        with contextlib.suppress(OSError, ValueError, KeyError):  # a stub that died while it asked: nobody's rank
+            size, received, _, _ = socket.recv_fds(stub, 8, 16)
+            data = b""
+            while len(data) < int.from_bytes(size, "big"):
+                data += stub.recv(1 << 20)
+            request = json.loads(data)
+            pid = os.fork()
+            if pid == 0:
+                self._become_rank(request, received)
+            for descriptor in received:
+                os.close(descriptor)
+            self._children[pid] = _Child(pid, stub)
+            self._selector.register(stub, selectors.EVENT_READ, pid)
+
+    def _reap(self) -> None:
+        while self._children:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            child = self._children.pop(pid)
+            say({"pid": pid, "status": status})
+            with contextlib.suppress(KeyError):
+                self._selector.unregister(child.stub)
+            with contextlib.suppress(OSError):  # the stub may be gone
+                child.stub.sendall(str(status).encode())
+            child.stub.close()
+
+    def _become_rank(self, request: dict[str, Any], received: list[int]) -> None:
+        """In the child: leave what is the nursery's, take what is the stub's, run the rank. Does not return."""
+        try:
+            prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+            os.setsid()
+            signal.set_wakeup_fd(-1)
+            for number in (signal.SIGCHLD, *IGNORED):
+                signal.signal(number, signal.SIG_DFL)
+            self._selector.close()
+            for closable in (
+                self._listener,
+                self._wake_read,
+                self._wake_write,
+                *(c.stub for c in self._children.values()),
+            ):
+                closable.close()
+            os.close(self._kernel)
+            # Received numbers and wanted ones overlap: out of the way first, then each to its place.
+            moved = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, FREE_DESCRIPTOR) for descriptor in received]
+            for descriptor in received:
+                os.close(descriptor)
+            for descriptor, number in zip(moved, request["numbers"], strict=True):
+                os.dup2(descriptor, number, inheritable=True)
+                os.close(descriptor)
+            os.environ.clear()
+            os.environ.update(request["environment"])
+            os.chdir(request["folder"])
+            reseed()
+            from .rank import main
+
+            main(Path(request["directory"]))
+        except BaseException:  # noqa: BLE001 - it must not return into the nursery's own loop
+            sys.excepthook(*sys.exc_info())
+            sys.stderr.flush()
+        finally:
+            os._exit(1)
+
+
+def preload() -> None:
+    """Import what ranks always need, politely, and see that no thread is left.
+
+    Raises
+    ------
+    RuntimeError
+        When a thread is left: a fork would copy its locks without it.
+    """
+
+    def imports() -> None:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOW_PRIORITY)  # of this thread alone
+        import cloudpickle  # noqa: F401
+        import sklearn.datasets  # noqa: F401
+        import threadpoolctl  # noqa: F401
+        import torch  # noqa: F401
+
+        from ..training import programs  # noqa: F401
+        from . import rank, spmd  # noqa: F401
+
+    thread = threading.Thread(target=imports)
+    thread.start()
+    thread.join()
+    for _ in range(THREAD_ENDS):
+        left = len(list(Path("/proc/self/task").iterdir())) - 1
+        if not left:
+            return
+        time.sleep(0.01)  # a thread that was joined is gone for the system a moment later
+    raise RuntimeError(f"{left} threads are left by the imports: ranks cannot be forked")
+
+
+def reseed() -> None:
+    """Forked ranks would all draw the same numbers (Python's own generator is seeded anew by the fork itself)."""
+    import numpy as np
+    import torch
+
+    np.random.seed()
+    torch.seed()
+
+
+def end_rank(pid: int) -> None:
+    """Kill a rank and remove the shared memory that it had open, which nobody else may know of yet."""
+    segments = open_segments(pid)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    for segment in segments:
+        Path(segment).unlink(missing_ok=True)
+
+
+def say(message: dict[str, Any]) -> None:
+    """Tell the kernel."""
+    with contextlib.suppress(OSError):  # it is gone: that is heard elsewhere
+        os.write(1, json.dumps(message).encode() + b"\n")
+
+
+def socket_path(directory: Path) -> Path:
+    """Where stubs ask."""
+    return directory / "nursery"
+
+
+def main(kernel: int, directory: Path) -> None:
+    """Be ready, serve, leave nothing."""
+    for number in IGNORED:
+        signal.signal(number, signal.SIG_IGN)
+    nursery = Nursery(kernel, directory)
+    preload()
+    nursery.serve()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), Path(sys.argv[2]))

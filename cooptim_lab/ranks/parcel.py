@@ -1,0 +1,131 @@
+"""Objects on their way to the ranks: small things as bytes, large arrays once, in memory that all local ranks map.
+
+Pickle's protocol 5 leaves the buffers of arrays and tensors out of the stream; they are written to one anonymous memory
+file (memfd), which every rank maps copy-on-write: 1 GB on 4 ranks costs 1 GB, and a program that writes to its array
+changes only its own copy. The file has no name, so nothing can be left behind, and no /dev/shm to be too small.
+"""
+
+from __future__ import annotations
+
+import io
+import mmap
+import os
+import pickle
+import sys
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cloudpickle
+
+from ..errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+LARGE = 1 << 16
+"""Bytes from which on a buffer travels apart."""
+ALIGNMENT = 64  # of every buffer: a cache line, and more than any vector unit asks for
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """What travels: the pickle stream, and where its large buffers lie in the memory file."""
+
+    data: bytes
+    file: str | None = None
+    places: tuple[tuple[int, int], ...] = ()
+    """(start, length) of every buffer, in bytes."""
+
+
+@dataclass
+class Sender:
+    """The sending side. Keeps the memory file open until `close`, when every rank has mapped it."""
+
+    descriptors: list[int] = field(default_factory=list)
+
+    def pack(self, value: Any) -> Parcel:
+        """Make a parcel of any object: by value, notebook-defined classes and functions too.
+
+        Raises
+        ------
+        InputError
+            When it cannot be pickled, or memory is short.
+        """
+        buffers: list[memoryview] = []
+
+        def keep_inside(buffer: pickle.PickleBuffer) -> bool:
+            raw = buffer.raw()
+            if not hasattr(os, "memfd_create") or raw.nbytes < LARGE:
+                return True
+            buffers.append(raw)
+            return False
+
+        stream = io.BytesIO()
+        try:
+            _Pickler(stream, protocol=5, buffer_callback=keep_inside).dump(value)
+        except Exception as error:  # pickling runs the user's own code
+            raise InputError(f"this cannot be sent to the ranks: {type(error).__name__}: {error}") from error
+        if not buffers:
+            return Parcel(stream.getvalue())
+        try:
+            return Parcel(stream.getvalue(), *self._write(buffers))
+        except OSError as error:
+            size = sum(buffer.nbytes for buffer in buffers)
+            raise InputError(f"no room for {size / 2**20:.0f} MiB of data: {error.strerror}") from error
+
+    def close(self) -> None:
+        """The ranks have what they need: what they have mapped stays theirs."""
+        while self.descriptors:
+            os.close(self.descriptors.pop())
+
+    def _write(self, buffers: list[memoryview]) -> tuple[str, tuple[tuple[int, int], ...]]:
+        descriptor = os.memfd_create("cooptim", os.MFD_CLOEXEC)
+        self.descriptors.append(descriptor)
+        places, end = [], 0
+        for buffer in buffers:
+            start = -(-end // ALIGNMENT) * ALIGNMENT
+            done = 0
+            while done < buffer.nbytes:
+                done += os.pwrite(descriptor, buffer[done:], start + done)
+            end = start + done
+            places.append((start, done))
+        return f"/proc/{os.getpid()}/fd/{descriptor}", tuple(places)
+
+
+def unpack(parcel: Parcel) -> Any:
+    """The object, on a rank; its large arrays lie in shared memory until they are written to."""
+    if parcel.file is None:
+        return pickle.loads(parcel.data)
+    with Path(parcel.file).open("rb") as file:
+        view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
+    return pickle.loads(parcel.data, buffers=[view[start : start + length] for start, length in parcel.places])
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """cloudpickle, and plain CPU tensors as the arrays that they are: torch's own way copies them into the stream."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        torch = sys.modules.get("torch")
+        if torch is not None and type(obj) is torch.Tensor and _is_plain(obj, torch):
+            return _as_tensor, (obj.contiguous().numpy(),)
+        return super().reducer_override(obj)
+
+
+def _is_plain(tensor: Any, torch: Any) -> bool:
+    return (
+        tensor.device.type == "cpu"
+        and tensor.layout == torch.strided
+        and not tensor.requires_grad
+        and tensor.dtype is not torch.bfloat16  # numpy has none
+        and tensor.numel() * tensor.element_size() >= LARGE
+    )
+
+
+def _as_tensor(array: np.ndarray) -> Any:
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # "not writable", of one that was read-only where it came from
+        return torch.from_numpy(array)
