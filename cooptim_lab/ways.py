@@ -6,6 +6,7 @@ make many runs.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .datasets import digits
@@ -74,20 +75,45 @@ def train_sharded(task: Task | None = None, *, pool: RankPool | None = None, **o
     return launch(task, make_spec(Sharded, options), pool=pool)
 
 
-def run_cell(source: str, *, workers: int = 2, pool: RankPool | None = None) -> Run[list[Any]]:
+def run_cell(
+    source: str,
+    *,
+    workers: int = 2,
+    push: Mapping[str, Any] | None = None,
+    only: Sequence[int] = (),
+    timeout: float | None = None,
+    pool: RankPool | None = None,
+) -> Run[list[Any]]:
     """Run a cell's source on every rank (see `ranks.spmd`). `run.wait()` gives each rank's last expression.
+
+    Parameters
+    ----------
+    push
+        Names for the ranks' memory, set before the cell runs. Large arrays are sent once.
+    only
+        The ranks that run it, where not all do.
+    timeout
+        Seconds after which it is interrupted and the run fails.
 
     Raises
     ------
     InputError
-        For a source that is not Python.
+        For a source that is not Python, or a rank that there is not.
     """
     check_source(source)
+    if only and not all(0 <= rank < workers for rank in only):
+        raise InputError(f"only = {','.join(map(str, only))}: ranks go from 0 to {workers - 1}")
     run: Run[list[Any]] = Run("ranks", {"workers": workers}, title=f"a cell on {workers} ranks")
     store.keep(run)
     run.post(Started(way="ranks", options=run.options, workers=workers))
     (pool or shared_pool()).submit(
-        run, spmd_program, {"source": source}, workers=workers, finish=give_values, is_cooperative=False
+        run,
+        spmd_program,
+        {"source": source, "names": dict(push or {}), "only": tuple(only)},
+        workers=workers,
+        finish=give_values,
+        is_cooperative=False,
+        timeout=timeout,
     )
     return run
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 
 from cooptim_lab import InputError
 from cooptim_lab.hardware import find_mpiexec
+from cooptim_lab.ranks.forking import current_nursery
 
 ROOT = Path(__file__).resolve().parents[1]
 GONE_SECONDS = 3.0
@@ -70,11 +72,16 @@ def wait_until(condition: Callable[[], object], seconds: float = PATIENCE_SECOND
 
 
 def rank_processes() -> set[int]:
-    """Living processes of ranks, launcher and guard that this test session has started, however they are related."""
-    home, found = os.environ["COOPTIM_HOME"], set()
+    """Living processes of ranks, launcher, guard and nursery that this test session has started, however related.
+
+    This process's own nursery is not among them: it is there for the whole session.
+    """
+    home, found, nursery = os.environ["COOPTIM_HOME"], set(), current_nursery()
     for process in psutil.process_iter():
         try:
-            is_ours = any("cooptim_lab.ranks" in word for word in process.cmdline())
+            is_ours = re.search(r"cooptim_lab[./]ranks", " ".join(process.cmdline()))
+            if nursery is not None and process.pid == nursery.pid:
+                continue
             if is_ours and process.environ().get("COOPTIM_HOME") == home and process.status() != psutil.STATUS_ZOMBIE:
                 found.add(process.pid)
         except psutil.Error:  # it ended meanwhile, or belongs to somebody else
@@ -84,11 +91,13 @@ def rank_processes() -> set[int]:
 
 def traces(processes: set[int]) -> set[Path]:
     """What these processes could leave behind: the shared memory they have mapped, the directory with their key."""
-    found = set()
+    found, nursery = set(), current_nursery()
     for pid in processes:
         words = psutil.Process(pid).cmdline()
         found.update(Path(word) for word in words if Path(word).name.startswith("cooptim-"))
         maps = Path(f"/proc/{pid}/maps")
+        if nursery is not None:
+            found.discard(nursery.directory)  # what ranks have been forked from shows in their command line
         lines = maps.read_text().splitlines() if maps.exists() else []
         found.update(Path(line.split(maxsplit=5)[5]) for line in lines if "/dev/shm/mpich" in line)
     return found

@@ -54,9 +54,25 @@ class Nursery:
         self._listener.start()
 
     @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
+    @property
+    def directory(self) -> Path:
+        """Where its socket is."""
+        return self._directory
+
+    @property
     def is_usable(self) -> bool:
         """Whether ranks can be forked, or it may yet be so."""
         return self._process.poll() is None and (self._is_ready or not self._settled.is_set())
+
+    def is_gone(self) -> bool:
+        """Whether it has ended, giving an end that has just come a moment to be seen."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(0.2)
+        return self._process.poll() is not None
 
     def wait_until_ready(self, cancelled: Callable[[], bool] = lambda: False) -> bool:
         """Wait for the imports; returns whether ranks can be forked now."""
@@ -98,6 +114,11 @@ class Nursery:
                     self.ended[message["pid"]] = message["status"]
         self._is_ready = False
         self._settled.set()
+
+
+def current_nursery() -> Nursery | None:
+    """The shared nursery if there is one already."""
+    return _shared
 
 
 _shared: Nursery | None = None

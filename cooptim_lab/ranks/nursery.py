@@ -18,6 +18,7 @@ import fcntl
 import json
 import os
 import selectors
+import shutil
 import signal
 import socket
 import struct
@@ -80,7 +81,8 @@ class Nursery:
                     case "child":
                         self._wake_read.recv(4096)
                         self._reap()
-                    case pid:  # a stub is gone: so must its rank be; its end is reaped like any other
+                    case pid if pid in self._children:  # not one that was reaped a moment ago
+                        # A stub is gone: so must its rank be; its end is reaped like any other.
                         self._selector.unregister(chosen.fileobj)
                         end_rank(pid)
 
@@ -221,9 +223,12 @@ def main(kernel: int, directory: Path) -> None:
     """Be ready, serve, leave nothing."""
     for number in IGNORED:
         signal.signal(number, signal.SIG_IGN)
-    nursery = Nursery(kernel, directory)
-    preload()
-    nursery.serve()
+    try:
+        nursery = Nursery(kernel, directory)
+        preload()
+        nursery.serve()
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -103,7 +103,7 @@ def unpack(parcel: Parcel) -> Any:
     return pickle.loads(parcel.data, buffers=[view[start : start + length] for start, length in parcel.places])
 
 
-class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+class _Pickler(cloudpickle.Pickler):
     """cloudpickle, and plain CPU tensors as the arrays that they are: torch's own way copies them into the stream."""
 
     def reducer_override(self, obj: Any) -> Any:

@@ -24,12 +24,15 @@ from ..hardware import allowed_cpus
 from ..runs.events import Note, Output, Phase
 from ..runs.run import Run
 from . import wire
-from .forking import shared_nursery
+from .forking import Nursery, shared_nursery
 from .parcel import Parcel, Sender
 from .rankset import Lost, Mailbox, Printed, RankSet
+from .spmd import pull_name, push_names
 
 ANSWER_SECONDS = 2.0
 """A rank that has not answered an interrupt by then sits in a call that Python cannot leave: all ranks are replaced."""
+
+REPLACED = "all ranks are replaced, and names that cells have left in them are lost"
 
 Finish = Callable[[Run[Any], list[Any], bool], None]
 """Makes the run's result of the values of all ranks, in their order; the flag says whether it was asked to stop."""
@@ -44,10 +47,12 @@ class _Job:
     workers: int
     finish: Finish
     is_cooperative: bool
+    timeout: float | None = None
     pending: set[int] = field(default_factory=set)
     values: dict[int, Any] = field(default_factory=dict)
     failure: LabError | None = None
     deadline: float | None = None
+    is_interrupted: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,7 @@ class RankPool:
         finish: Finish,
         per_rank: Sequence[Mapping[str, Any]] | None = None,
         is_cooperative: bool = True,
+        timeout: float | None = None,
     ) -> None:
         """Queue `program(context, **arguments)` for `workers` ranks, on behalf of `run`. Returns at once.
 
@@ -114,6 +120,8 @@ class RankPool:
             Further arguments for each rank, in their order: what one rank needs, only that rank is sent.
         is_cooperative
             Whether the program looks at `context.stopping()`. If not, the first stop interrupts it.
+        timeout
+            Seconds from its start after which it is interrupted and the run fails.
 
         Raises
         ------
@@ -130,7 +138,7 @@ class RankPool:
             calls = (sender.pack((program, dict(arguments))),) * workers
         else:
             calls = tuple(sender.pack((program, {**arguments, **own})) for own in per_rank)
-        job = _Job(next(self._ids), run, calls, sender, workers, finish, is_cooperative)
+        job = _Job(next(self._ids), run, calls, sender, workers, finish, is_cooperative, timeout)
         run.on_stop(lambda level: self._mailbox.put((None, _StopAsked(job.id, level))))
         self._queue.put(job)
 
@@ -154,6 +162,20 @@ class RankPool:
         except KeyboardInterrupt:
             run.stop()
             raise
+
+    def push(self, **names: Any) -> None:
+        """Put names into every rank's memory, where `%%cooptim ranks` cells find them. Large arrays are sent once."""
+        self.run(push_names, names=names)
+
+    def pull(self, name: str) -> list[Any]:
+        """The value of a name in every rank's memory, by rank.
+
+        Raises
+        ------
+        InputError
+            When a rank has none of that name.
+        """
+        return self.run(pull_name, name=name)
 
     def reserve(self, workers: int) -> None:
         """The next start brings at least so many ranks, so that a larger job to come need not start them anew."""
@@ -252,9 +274,18 @@ class RankPool:
             return self._set
         self._release()
         self._mailbox = queue.SimpleQueue()  # what the old ranks may still say is for nobody
-        fresh = RankSet(max(workers, self.workers), self._mailbox, shared_nursery())
-        fresh.start(lambda: cancelled() or self._closed)
-        self._set = fresh
+        nursery = shared_nursery()
+        self._set = self._launch(workers, nursery, cancelled)
+        return self._set
+
+    def _launch(self, workers: int, nursery: Nursery | None, cancelled: Callable[[], bool]) -> RankSet:
+        fresh = RankSet(max(workers, self.workers), self._mailbox, nursery)
+        try:
+            fresh.start(lambda: cancelled() or self._closed)
+        except PoolError:
+            if nursery is None or not nursery.is_gone():
+                raise
+            return self._launch(workers, None, cancelled)  # the nursery died meanwhile: each rank by itself, this once
         return fresh
 
     def _release(self) -> None:
@@ -289,6 +320,8 @@ class RankPool:
         job.pending = set(range(job.workers))
         for rank in range(job.workers):
             ranks.send(rank, wire.Start(job.id, job.workers, max(1, cpus // job.workers), job.calls[rank]))
+        if job.timeout is not None:
+            job.deadline = time.monotonic() + job.timeout
         self._attend(job, ranks)
         if job.failure is not None:
             run.fail(job.failure)
@@ -302,10 +335,13 @@ class RankPool:
                 left = None if job.deadline is None else max(0.0, job.deadline - time.monotonic())
                 rank, message = self._mailbox.get(timeout=left)
             except queue.Empty:
-                job.run.post(
-                    Note(text="a rank did not answer the interrupt: all ranks were replaced, their names are lost")
-                )
-                job.failure = job.failure or RunStopped("stopped; a rank did not answer and all were replaced")
+                if job.failure is None and job.timeout is not None:
+                    late = ", ".join(map(str, sorted(job.pending)))
+                    job.failure = PoolError(f"not done after {job.timeout:g} s: rank {late} was interrupted")
+                    job.timeout = job.deadline = None
+                    self._interrupt(job, ranks)
+                    continue
+                job.failure = _say_more(job.failure or RunStopped("stopped"), f"a rank did not answer; {REPLACED}")
                 ranks.kill()
                 return
             match message:
@@ -337,18 +373,19 @@ class RankPool:
 
     def _on_lost(self, job: _Job, ranks: RankSet, rank: int | None) -> None:
         if job.run.stop_level > 2 or self._closed:
-            job.failure = RunStopped("stopped; the ranks were ended")
+            job.failure = RunStopped("stopped")
         elif rank is None:
             said = " | ".join(list(ranks.launcher_output)[-4:]) or "it said nothing"
             job.failure = _first(job.failure, PoolError(f"mpiexec ended and took all ranks with it: {said}"))
         else:
             cause = ranks.cause_of_death(rank)
             job.failure = _first(job.failure, RankFailure(rank, ranks.hellos[rank].host, cause))
+        job.failure = _say_more(job.failure, REPLACED)
         ranks.kill()
 
     def _on_stop(self, job: _Job, ranks: RankSet, level: int) -> None:
         if level > 2:
-            job.failure = job.failure or RunStopped("stopped; the ranks were ended and will be started anew")
+            job.failure = _say_more(job.failure or RunStopped("stopped"), REPLACED)
             ranks.kill()
         elif level == 2 or not job.is_cooperative:
             self._interrupt(job, ranks)
@@ -357,9 +394,12 @@ class RankPool:
                 ranks.send(rank, wire.Stop(job.id))
 
     def _interrupt(self, job: _Job, ranks: RankSet) -> None:
+        if job.is_interrupted:
+            return
+        job.is_interrupted = True
         for rank in job.pending:
             ranks.send(rank, wire.Stop(job.id, hard=True))
-        job.deadline = job.deadline or time.monotonic() + ANSWER_SECONDS
+        job.deadline = time.monotonic() + ANSWER_SECONDS
 
 
 def check_workers(workers: Any) -> None:
@@ -371,6 +411,14 @@ def check_workers(workers: Any) -> None:
 def give_values(run: Run[Any], values: list[Any], stopped: bool) -> None:
     """The plainest `Finish`: the result is the ranks' values, in order."""
     run.finish(values)
+
+
+def _say_more(failure: LabError, more: str) -> LabError:
+    """The same failure, with `more` at the end of its message."""
+    if isinstance(failure, RankFailure):
+        said = f"{failure.message}; {more}"
+        return RankFailure(failure.rank, failure.host, said, failure.remote_traceback)
+    return type(failure)(f"{failure}; {more}")
 
 
 def _first(known: LabError | None, new: LabError) -> LabError:

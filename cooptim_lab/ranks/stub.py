@@ -1,4 +1,4 @@
-"""What mpiexec starts in a rank's place: hands its environment and descriptors to the nursery; lives as long as the rank.
+"""What mpiexec starts in a rank's place: hands its environment and descriptors to the nursery, lives as long.
 
     python -I -S stub.py NURSERY_SOCKET DIRECTORY
 

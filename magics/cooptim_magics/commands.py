@@ -172,7 +172,17 @@ def ended_line(run: Run[Any]) -> str:
 
 def run_on_ranks(session: Session, arguments: argparse.Namespace, cell: str | None) -> None:
     """The body on every rank; then the value of its last expression, by rank."""
-    run = ways.run_cell(cell or "", workers=arguments.workers)
+    pushed = [name.strip() for name in arguments.push.split(",")] if arguments.push else []
+    for name in pushed:
+        if name not in session.shell.user_ns:
+            raise InputError(f"--push {name}: the notebook has no variable of that name")
+    run = ways.run_cell(
+        cell or "",
+        workers=arguments.workers,
+        push={name: session.shell.user_ns[name] for name in pushed},
+        only=arguments.only or (),
+        timeout=arguments.timeout,
+    )
     if session.follow(run, arguments, has_chart=False):
         for rank, value in enumerate(run.result or []):
             if value is not None:

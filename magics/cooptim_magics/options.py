@@ -129,7 +129,18 @@ COMMANDS: dict[str, Command] = {
         Command(
             "ranks",
             "run the body on every rank; comm, rank and size exist, names persist between cells",
-            (Option(("--workers",), "how many ranks", kind=int, default=2, at_least=1), *RUNNING),
+            (
+                Option(("--workers",), "how many ranks", kind=int, default=2, at_least=1),
+                Option(
+                    ("--only",),
+                    "the ranks that run it, as 0,2; the others keep still",
+                    kind=tuple[int, ...],
+                    at_least=0,
+                ),
+                Option(("--push",), "notebook variables to send to the ranks before, as x,y"),
+                Option(("--timeout",), "seconds after which it is interrupted", kind=int, at_least=1),
+                *RUNNING,
+            ),
             body="runs on every rank",
             needs_body=True,
         ),
@@ -303,7 +314,8 @@ def _shown(option: Option) -> str:
 def _metavar(option: Option) -> str:
     if option.choices:
         return "{" + ",".join(option.choices) + "}"
-    return {int: "N", tuple[int, ...]: "N,N,..."}.get(option.kind, "NAME" if option is BIND else "ID")
+    named = {"out": "NAME", "push": "NAME,NAME,..."}
+    return {int: "N", tuple[int, ...]: "N,N,..."}.get(option.kind, named.get(option.name, "ID"))
 
 
 def _typed(value: Any) -> str:
