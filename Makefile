@@ -8,7 +8,7 @@ READY  := $(VENV)/.ready
 START  := notebooks/00_start.ipynb
 
 .DEFAULT_GOAL := help
-.PHONY: help venv lab test demo bench lint clean
+.PHONY: help venv lab test demo bench drills lint clean
 
 help:  ## say what there is (this)
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/make \1	\2/p' Makefile
@@ -26,6 +26,9 @@ demo: $(READY)  ## run the first notebook without a browser, print its last tabl
 
 bench: $(READY)  ## measure what the project promises
 	$(BIN)/python -m tests.benchmarks
+
+drills: $(READY)  ## harm ranks, guard and kernel at random moments, many times
+	$(BIN)/python -m tests.drills
 
 lint: $(READY)  ## rules, format, and the types of the engine
 	$(BIN)/ruff check .

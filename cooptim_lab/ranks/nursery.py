@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import gc
 import json
 import os
 import selectors
@@ -182,6 +183,8 @@ def preload() -> None:
     thread = threading.Thread(target=imports)
     thread.start()
     thread.join()
+    gc.collect()
+    gc.freeze()  # the collector of a rank would write to every object's header, and so copy every page
     for _ in range(THREAD_ENDS):
         left = len(list(Path("/proc/self/task").iterdir())) - 1
         if not left:

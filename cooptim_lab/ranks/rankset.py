@@ -229,6 +229,10 @@ class RankSet:
             stream = socket.socket(fileno=os.dup(connection.fileno()))
             connection.close()
             stream.setblocking(False)
+            other = self._streams.pop((rank, role), None)
+            if other is not None:  # two believe to be this rank; their hello will tell why
+                self._selector.unregister(other)
+                other.close()
             self._streams[rank, role], self._lines[rank, role] = stream, _Lines()
             self._selector.register(stream, selectors.EVENT_READ, (rank, role))
 

@@ -22,13 +22,24 @@ SPINS = 2000
 """Polls before a waiting rank begins to sleep between them: about a millisecond."""
 
 
-def complete(request: Any) -> None:
-    """Wait for an MPI request so that Python can interrupt it, and so that a long wait leaves the core to others."""
+_abandoned: list[tuple[Any, ...]] = []
+"""Requests that an interrupt left unfinished, and their buffers: MPI may write there until it is finalized."""
+
+
+def complete(request: Any, *buffers: Any) -> None:
+    """Wait for an MPI request so that Python can interrupt it, and so that a long wait leaves the core to others.
+
+    `buffers` are the arrays that it reads and writes; they outlive the request, also one that is interrupted.
+    """
     spins = 0
-    while not request.Test():
-        spins += 1
-        if spins > SPINS:
-            time.sleep(5e-5)
+    try:
+        while not request.Test():
+            spins += 1
+            if spins > SPINS:
+                time.sleep(5e-5)
+    except BaseException:
+        _abandoned.append((request, *buffers))
+        raise
 
 
 class Aggregator:
@@ -106,7 +117,8 @@ class AllReduce(Aggregator):
     def exchange(self) -> None:
         from mpi4py import MPI
 
-        complete(self.comm.Iallreduce(MPI.IN_PLACE, self.flat.numpy()))
+        flat = self.flat.numpy()
+        complete(self.comm.Iallreduce(MPI.IN_PLACE, flat), flat)
         self.optimizer.step()
 
 
@@ -127,12 +139,13 @@ class Server(Aggregator):
 
     def exchange(self) -> None:
         receive = None if self.gathered is None else self.gathered.numpy()
-        complete(self.comm.Igather(self.flat.numpy(), receive, root=0))
+        flat, weights = self.flat.numpy(), self.weights.numpy()
+        complete(self.comm.Igather(flat, receive, root=0), flat, receive)
         if self.gathered is not None:
             torch.sum(self.gathered, dim=0, out=self.flat)
             self.optimizer.step()
             self.weights[-2:] = self.flat[-2:]
-        complete(self.comm.Ibcast(self.weights.numpy(), root=0))
+        complete(self.comm.Ibcast(weights, root=0), weights)
         self.flat[-2:] = self.weights[-2:]
 
 

@@ -1,0 +1,244 @@
+"""Drills: what must not harm a notebook, done many times at random moments.
+
+    python -m tests.drills [--times N] [--seed S]
+
+Every drill prints how often it was done and the slowest recovery; one that ends in the wrong message, leaves something
+behind or takes longer than its reach makes the whole fail. `make drills` does all at full count;
+`tests/mpi/test_drills.py` is the short form.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from cooptim_lab import InputError, LabError, RankFailure, RankPool, RunStopped
+from cooptim_lab.ranks.forking import shared_nursery
+from cooptim_lab.ranks.pool import ANSWER_SECONDS, give_values
+from cooptim_lab.runs.events import Output
+from cooptim_lab.runs.run import Run
+from cooptim_lab.training.aggregate import complete
+from tests.support import rank_processes, wait_until
+
+WORKERS, REACH_SECONDS = 4, 2.0
+OUTPUT_LINES = 100_000
+"""Of about a kilobyte: 100 MB."""
+
+OWNER = """
+import sys, time
+from cooptim_lab import RankPool
+def spin(context):
+    while True:
+        context.comm.allreduce(1)
+pool = RankPool(2)
+pool.run(lambda context: None)
+print("ready", flush=True)
+pool.run(spin)
+"""
+
+
+def collective(context) -> None:
+    """For ever in a collective, waiting as the kit's own engines do."""
+    from mpi4py import MPI
+
+    buffer = np.zeros(1000)  # the request does not keep a temporary one alive
+    print("in", flush=True)
+    while True:
+        complete(context.comm.Iallreduce(MPI.IN_PLACE, buffer), buffer)
+
+
+class Drills:
+    """A pool, a source of randomness, and the drills on them. Each returns the seconds until the pool worked again."""
+
+    def __init__(self, pool: RankPool, seed: int) -> None:
+        self.pool, self.random = pool, random.Random(seed)
+
+    def submit(self, program: Callable, **arguments) -> Run[list]:
+        run: Run[list] = Run("drill", {})
+        self.pool.submit(run, program, arguments, workers=WORKERS, finish=give_values, is_cooperative=False)
+        assert wait_until(lambda: sum(isinstance(e, Output) for e in run.log.since(0)) >= 1, 30), "it did not begin"
+        time.sleep(self.random.random() * 0.05)
+        return run
+
+    def expect(self, run: Run[list], kind: type[BaseException], *said: str) -> None:
+        began = time.monotonic()
+        try:
+            run.wait(ANSWER_SECONDS + REACH_SECONDS)
+        except kind as error:
+            assert all(part in str(error) for part in said), str(error)
+            assert "\n" not in str(error)
+        else:
+            raise AssertionError("it came to no harm")
+        assert time.monotonic() - began < ANSWER_SECONDS + REACH_SECONDS
+
+    def works_again(self) -> float:
+        began = time.monotonic()
+        assert self.pool.run(lambda context: context.comm.allreduce(1), workers=WORKERS) == [WORKERS] * WORKERS
+        return time.monotonic() - began
+
+    def a_rank_is_killed_in_a_collective(self) -> float:
+        run, victim = self.submit(collective), self.random.randrange(WORKERS)
+        os.kill(self.pool.status()[victim]["pid"], signal.SIGKILL)
+        self.expect(run, RankFailure, f"rank {victim}", "SIGKILL")
+        return self.works_again()
+
+    def a_rank_raises_while_others_wait(self) -> float:
+        who = self.random.randrange(WORKERS)
+
+        def program(context, who) -> None:
+            print("in", flush=True)
+            if context.rank == who:
+                raise ZeroDivisionError("here")
+            complete(context.comm.Ibarrier())
+
+        run = self.submit(program, who=who)
+        self.expect(run, RankFailure, f"rank {who}", "ZeroDivisionError: here")
+        return self.works_again()
+
+    def an_interrupt_at_a_random_moment(self) -> float:
+        pids = [row["pid"] for row in self.pool.status()]
+        run = self.submit(collective)
+        run.stop()
+        self.expect(run, RunStopped)
+        seconds = self.works_again()
+        assert [row["pid"] for row in self.pool.status()] == pids, "the ranks did not stay"
+        return seconds
+
+    def the_guard_is_killed(self) -> float:
+        run = self.submit(collective)
+        guards = [p for p in psutil.Process().children() if "cooptim_lab.ranks.guard" in p.cmdline()]
+        assert len(guards) == 1
+        guards[0].send_signal(signal.SIGKILL)
+        self.expect(run, LabError)
+        return self.works_again()
+
+    def the_kernel_is_killed(self) -> float:
+        before = rank_processes()
+        with subprocess.Popen([sys.executable, "-c", OWNER], stdout=subprocess.PIPE, text=True) as owner:
+            owner.stdout.readline()
+            time.sleep(self.random.random() * 0.1)
+            began = time.monotonic()
+            owner.send_signal(signal.SIGKILL)
+        assert wait_until(lambda: rank_processes() <= before, REACH_SECONDS), "processes are left"
+        return time.monotonic() - began
+
+    def a_flood_of_output(self) -> float:
+        def program(context, lines) -> None:
+            import sys
+
+            if context.rank == 1:
+                raw = sys.stdout.buffer
+                for i in range(lines):
+                    data = (f"{i} \r bar Σ€𝄞 " + "x" * 960 + "\n").encode()
+                    raw.write(data[:13])  # in the middle of a character
+                    raw.flush()
+                    raw.write(data[13:])
+            print("in", flush=True)
+
+        run = self.submit(program, lines=OUTPUT_LINES)
+        run.wait(300)
+        text = "".join(e.text for e in run.log.since(0) if isinstance(e, Output) and e.rank == 1)
+        lines = text.split("\n")[:-2]
+        assert [int(line.split()[0]) for line in lines] == list(range(OUTPUT_LINES)), "lines are torn or lost"
+        assert "\ufffd" not in text
+        return self.works_again()
+
+    def a_rank_closes_its_descriptors(self) -> float:
+        def program(context) -> None:
+            print("in", flush=True)
+            if context.rank == 2:
+                os.closerange(3, 256)
+            context.comm.barrier()
+
+        try:
+            self.submit(program).wait(ANSWER_SECONDS + 2 * REACH_SECONDS)
+        except LabError as error:
+            assert "\n" not in str(error)
+        return self.works_again()
+
+    def no_room_for_data(self) -> float:
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
+        try:
+            self.pool.run(lambda context, x: None, x=np.ones(10**6), workers=WORKERS)
+        except InputError as error:
+            assert "no room for" in str(error)
+        else:
+            raise AssertionError("8 MB found room in 1 MB")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+            signal.signal(signal.SIGXFSZ, previous)
+        return self.works_again()
+
+
+def tasks_in_a_row(pool: RankPool, times: int) -> None:
+    """Descriptors, threads, memory and segments stay where they were after a few."""
+    here = psutil.Process()
+
+    def counts() -> tuple[int, int, int]:
+        segments = sum(path.name.startswith("mpich") for path in Path("/dev/shm").iterdir())
+        return here.num_fds(), threading.active_count(), segments
+
+    def program(context, x) -> float:
+        return float(x.sum()) + context.comm.allreduce(1)
+
+    for _ in range(10):
+        pool.run(program, x=np.ones(10**5), workers=WORKERS)
+    first, memory = counts(), here.memory_info().rss
+    for _ in range(times):
+        pool.run(program, x=np.ones(10**5), workers=WORKERS)
+    assert counts() == first, f"{first} became {counts()}"
+    assert here.memory_info().rss - memory < 20 << 20, "memory grew"
+
+
+DRILLS: dict[str, float] = {  # how often, as a part of --times
+    "a_rank_is_killed_in_a_collective": 1,
+    "a_rank_raises_while_others_wait": 1,
+    "an_interrupt_at_a_random_moment": 1,
+    "the_kernel_is_killed": 0.4,
+    "the_guard_is_killed": 0.4,
+    "a_flood_of_output": 0,
+    "a_rank_closes_its_descriptors": 0,
+    "no_room_for_data": 0,
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.drills", description="Do harm, and see that none is done.")
+    parser.add_argument("--times", type=int, default=50, help="how often each (default 50)")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    os.environ.setdefault("COOPTIM_HOME", "build/drills")
+    nursery = shared_nursery()
+    assert nursery is None or nursery.wait_until_ready()
+    with RankPool(WORKERS) as pool:
+        drills = Drills(pool, options.seed)
+        drills.works_again()
+        for name, share in DRILLS.items():
+            times = max(1, round(options.times * share))
+            seconds = [getattr(drills, name)() for _ in range(times)]
+            print(f"{name.replace('_', ' ')} ×{times}: slowest recovery {max(seconds):.2f} s", flush=True)
+            if max(seconds) > REACH_SECONDS:
+                print(f"FALLS SHORT: more than {REACH_SECONDS:g} s")
+                return 1
+        tasks_in_a_row(pool, 4 * options.times)
+        print(f"{4 * options.times} tasks in a row: descriptors, threads, memory and segments flat")
+    assert wait_until(lambda: not rank_processes(), 3), "processes are left"
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

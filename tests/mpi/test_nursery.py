@@ -1,0 +1,89 @@
+"""Ranks that are forked from a process which has imported torch, and what must be the same as without."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import numpy as np
+import psutil
+import pytest
+
+from cooptim_lab import RankPool
+from cooptim_lab.ranks import forking
+from cooptim_lab.ranks.forking import SWITCH, Nursery, shared_nursery
+from tests.support import wait_until
+
+pytestmark = pytest.mark.mpi
+
+
+@pytest.fixture
+def nursery():
+    nursery = shared_nursery()
+    assert nursery is not None
+    assert nursery.wait_until_ready(), nursery.said
+    return nursery
+
+
+def test_ranks_are_its_children_and_torch_is_there_already(nursery):
+    import sys
+
+    with RankPool(2) as pool:
+        seen = pool.run(lambda context: (os.getppid(), "torch" in sys.modules, context.rank))
+    assert seen == [(nursery.pid, True, 0), (nursery.pid, True, 1)]
+
+
+def test_it_has_one_thread_and_forked_ranks_draw_numbers_of_their_own(nursery):
+    assert psutil.Process(nursery.pid).num_threads() == 1
+
+    def draw(context):
+        import random
+
+        import torch
+
+        return np.random.rand(), float(torch.rand(())), random.random()
+
+    with RankPool(2) as pool:
+        one, other = pool.run(draw)
+    assert all(mine != its for mine, its in zip(one, other, strict=True))
+
+
+def test_a_rank_ends_with_its_stub(nursery, nothing_left):
+    with RankPool(2) as pool:
+        pids = pool.run(lambda context: os.getpid())
+        started = nothing_left()
+        stubs = [pid for pid in started if "stub.py" in " ".join(psutil.Process(pid).cmdline())]
+        stubs = [pid for pid in stubs if "mpiexec" not in psutil.Process(pid).name()]
+        for pid in stubs:
+            os.kill(pid, signal.SIGKILL)
+        assert wait_until(lambda: not any(psutil.pid_exists(pid) for pid in pids))
+
+
+def test_when_it_is_killed_the_next_ranks_come_from_another(nursery):
+    with RankPool(2) as pool:
+        pool.start()
+        os.kill(nursery.pid, signal.SIGKILL)
+        assert wait_until(lambda: pool.status() == [])
+        assert pool.run(lambda context: context.comm.allgather(context.rank)) == [[0, 1]] * 2
+    assert forking.current_nursery() is not nursery
+
+
+def test_without_it_ranks_start_as_processes_of_their_own(monkeypatch, nothing_left):
+    monkeypatch.setenv(SWITCH, "off")
+    with RankPool(2) as pool:
+        parents = pool.run(lambda context: psutil.Process(os.getppid()).name())
+        nothing_left()
+    assert all("hydra" in name or "mpiexec" in name for name in parents)
+
+
+def test_one_that_cannot_be_made_says_why_and_is_done_without(monkeypatch, tmp_path):
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "sklearn").mkdir()
+    (tmp_path / "sklearn" / "__init__.py").write_text("raise ImportError('broken here')\n")
+    broken = Nursery()
+    try:
+        assert not broken.wait_until_ready()
+        assert any("threads" in line or "broken here" in line for line in broken.said)
+    finally:
+        broken.close()
+    assert not broken.directory.exists()
