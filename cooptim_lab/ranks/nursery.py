@@ -168,9 +168,19 @@ def preload() -> None:
     ------
     RuntimeError
         When a thread is left: a fork would copy its locks without it.
+    ImportError
+        Or whatever else an import has raised.
     """
 
+    failed: list[BaseException] = []
+
     def imports() -> None:
+        try:
+            politely()
+        except BaseException as error:  # noqa: BLE001 - raised again where it can be told
+            failed.append(error)
+
+    def politely() -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOW_PRIORITY)  # of this thread alone
         import cloudpickle  # noqa: F401
         import sklearn.datasets  # noqa: F401
@@ -183,6 +193,8 @@ def preload() -> None:
     thread = threading.Thread(target=imports)
     thread.start()
     thread.join()
+    if failed:
+        raise failed[0]
     gc.collect()
     gc.freeze()  # the collector of a rank would write to every object's header, and so copy every page
     for _ in range(THREAD_ENDS):

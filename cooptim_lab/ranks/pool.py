@@ -86,6 +86,7 @@ class RankPool:
         self._set: RankSet | None = None
         self._current: _Job | None = None
         self._closed = False
+        self._epoch = 0
         self._thread = threading.Thread(target=self._serve, name="cooptim-pool", daemon=True)
         self._thread.start()
         atexit.register(self.close)
@@ -319,11 +320,12 @@ class RankPool:
         run.post(Phase(text="running"))
         job.pending = set(range(job.workers))
         for rank in range(job.workers):
-            ranks.send(rank, wire.Start(job.id, job.workers, max(1, cpus // job.workers), job.calls[rank]))
+            ranks.send(rank, wire.Start(job.id, self._epoch, job.workers, max(1, cpus // job.workers), job.calls[rank]))
         if job.timeout is not None:
             job.deadline = time.monotonic() + job.timeout
         self._attend(job, ranks)
         if job.failure is not None:
+            self._epoch += 1
             run.fail(job.failure)
         else:
             job.finish(run, [job.values[rank] for rank in range(job.workers)], run.stop_level > 0)

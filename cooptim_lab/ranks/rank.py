@@ -30,6 +30,7 @@ from .guard import open_segments
 from .parcel import unpack
 from .wire import Failed, Finished, Happened, Hello, Leave, Start, Stop, connect
 
+TAGS = 32768  # MPI promises as many
 PACKAGE = Path(__file__).parent.parent
 EXIT_WITHOUT_KERNEL = 75  # EX_TEMPFAIL: the kernel went away
 
@@ -42,6 +43,7 @@ class Rank:
         self._sending = threading.Lock()
         self._inbox: queue.SimpleQueue[Start | Leave] = queue.SimpleQueue()
         self._job: int | None = None  # what runs now
+        self._communicators: dict[int, tuple[int, Any]] = {}
         self._stop = Stop(job=-1)  # the last one heard; it may come before its job has begun
         self._interruptible = False
         signal.signal(signal.SIGINT, self._on_interrupt)
@@ -105,19 +107,26 @@ class Rank:
     def _call(self, start: Start) -> Any:
         program, arguments = unpack(start.call)
         set_threads(start.threads)
-        # A communicator of its own for every job: what a failed one left in flight never meets the next.
-        group = self._world.Get_group().Range_incl([(0, start.workers - 1, 1)])
-        comm = self._world.Create_group(group, start.job % 32768)
-        group.Free()
         context = Context(
-            comm,
+            self._communicator(start.workers, start.epoch),
             report=lambda event: self.send(Happened(start.job, event)),
             stopping=lambda: self._stop.job == start.job,
             threads=start.threads,
         )
-        value = program(context, **arguments)
-        comm.Free()
-        return value
+        return program(context, **arguments)
+
+    def _communicator(self, workers: int, epoch: int) -> Any:
+        """Of the first `workers` ranks, kept from job to job: making one is collective, and cells may count on theirs.
+
+        After a job that failed there is another, so that what was left in flight never meets what follows.
+        """
+        known, comm = self._communicators.get(workers, (-1, None))
+        if known != epoch or not comm:
+            group = self._world.Get_group().Range_incl([(0, workers - 1, 1)])
+            comm = self._world.Create_group(group, epoch % TAGS)
+            group.Free()
+            self._communicators[workers] = (epoch, comm)
+        return comm
 
 
 def set_threads(threads: int) -> None:

@@ -47,6 +47,8 @@ class Start:
     """Run a program: `call` holds (function, keyword arguments)."""
 
     job: int
+    epoch: int
+    """Grows with every job that failed: what that one left in flight is never met, see `rank.Rank`."""
     workers: int
     threads: int
     call: Parcel
