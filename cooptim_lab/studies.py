@@ -23,7 +23,7 @@ from .runs.result import Result
 from .runs.run import Run
 from .speedup import FEW_REPEATS, Row, confidence, measure
 from .task import Task
-from .training.spec import Baseline, Sharded, Spec, Subnets, make_spec, option
+from .training.spec import Baseline, Sharded, Spec, Subnets, aggregate_option, make_spec, option, subnets_option
 from .ways import TITLES, count, launch
 
 BUSY_SECONDS, BUSY_SHARE = 0.2, 0.25
@@ -36,8 +36,8 @@ class Comparison(Spec):
 
     way: ClassVar[str] = "compare"
     workers: int = option(2, "MPI ranks for sub-networks and shards", at_least=1)
-    subnets: int = option(4, "N, the number of sub-networks", at_least=1, flag="n")
-    aggregate: str = option("server", "how the ranks' gradients become one step", choices=("server", "allreduce"))
+    subnets: int = subnets_option()
+    aggregate: str = aggregate_option()
     repeats: int = option(3, "rounds; the median counts, the range is shown", at_least=1)
 
 
@@ -47,8 +47,8 @@ class SpeedupStudy(Spec):
 
     way: ClassVar[str] = "speedup"
     workers: tuple[int, ...] = option((1, 2), "numbers of MPI ranks to measure, as 1,2,4", at_least=1)  # type: ignore[assignment]
-    subnets: int = option(4, "N, the number of sub-networks", at_least=1, flag="n")
-    aggregate: str = option("server", "how the ranks' gradients become one step", choices=("server", "allreduce"))
+    subnets: int = subnets_option()
+    aggregate: str = aggregate_option()
     repeats: int = option(FEW_REPEATS, "rounds; the median counts, the range is shown", at_least=1)
 
 

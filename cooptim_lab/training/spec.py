@@ -22,6 +22,16 @@ def option(
     return field(default=default, metadata={"help": help, "at_least": at_least, "choices": choices, "flag": flag})
 
 
+def subnets_option() -> Any:
+    """N, of the way and of the studies that contain it."""
+    return option(4, "N, the number of sub-networks", at_least=1, flag="n")
+
+
+def aggregate_option() -> Any:
+    """How to aggregate, of the way and of the studies that contain it."""
+    return option("server", "how the ranks' gradients become one step", choices=("server", "allreduce"))
+
+
 def validate(spec: Any) -> None:
     """Check every field of a dataclass made of `option`s against its type, bounds and choices.
 
@@ -89,7 +99,7 @@ class Subnets(Spec):
     """N small networks trained at the same time and fused: y = 1/N Σ f_i(x)."""
 
     way: ClassVar[str] = "subnets"
-    subnets: int = option(4, "N, the number of sub-networks", at_least=1, flag="n")
+    subnets: int = subnets_option()
     split: str = option("replicas", "how the network becomes N small ones", choices=("replicas",))
     fuse: str = option("mean", "how N outputs become one", choices=("mean",))
 
@@ -107,7 +117,7 @@ class Sharded(Spec):
     """The training data spread over M ranks, gradients aggregated at every step: min_w 1/M Σ L(θ_i, y_i)."""
 
     way: ClassVar[str] = "sharded"
-    aggregate: str = option("server", "how the ranks' gradients become one step", choices=("server", "allreduce"))
+    aggregate: str = aggregate_option()
 
 
 WAYS: dict[str, type[Spec]] = {spec.way: spec for spec in (Baseline, Subnets, Sharded)}

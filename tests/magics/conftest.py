@@ -98,6 +98,8 @@ def notebook(shell: InteractiveShell, monkeypatch: pytest.MonkeyPatch) -> Iterat
     recorder = Recorder(parent=shell)
     recorder.kept = book.kept
     monkeypatch.setattr(shell, "display_pub", recorder)
+    # The nursery that torch was imported into, and the ranks of the session's pool with it, stay for the next test.
+    monkeypatch.setattr("cooptim_magics.close_shared_nursery", lambda: None)
     shell.extension_manager.load_extension("cooptim_lab")
     yield book
     shell.extension_manager.unload_extension("cooptim_lab")
