@@ -128,7 +128,7 @@ class RankSet:
             )
             try:
                 self._welcome(listener, cancelled)
-            except BaseException:
+            except BaseException:  # whatever ended the start, also an interrupt: nothing may be left running
                 self.kill()
                 raise
         self._watch()

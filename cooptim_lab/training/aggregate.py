@@ -37,7 +37,7 @@ def complete(request: Any, *buffers: Any) -> None:
             spins += 1
             if spins > SPINS:
                 time.sleep(5e-5)
-    except BaseException:
+    except BaseException:  # an interrupt above all; raised again below
         _abandoned.append((request, *buffers))
         raise
 
