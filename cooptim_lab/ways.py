@@ -11,7 +11,8 @@ from typing import Any
 
 from .datasets import digits
 from .errors import InputError, LabError
-from .ranks.pool import RankPool, give_values, shared_pool
+from .ranks.job import give_values
+from .ranks.pool import RankPool, shared_pool
 from .ranks.spmd import check_source
 from .ranks.spmd import run_cell as spmd_program
 from .runs import store

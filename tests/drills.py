@@ -27,7 +27,7 @@ import psutil
 
 from cooptim_lab import InputError, LabError, RankFailure, RankPool, RunStopped
 from cooptim_lab.ranks.forking import shared_nursery
-from cooptim_lab.ranks.pool import ANSWER_SECONDS, give_values
+from cooptim_lab.ranks.job import ANSWER_SECONDS, give_values
 from cooptim_lab.runs.events import Output
 from cooptim_lab.runs.run import Run
 from cooptim_lab.training.aggregate import complete

@@ -13,52 +13,22 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-import cloudpickle
 import psutil
 
-from ..errors import InputError, LabError, PoolError, RankFailure, RunStopped
+from ..errors import InputError, LabError, PoolError, RunStopped
 from ..hardware import allowed_cpus
-from ..runs.events import Note, Output, Phase
+from ..runs.events import Note, Phase
 from ..runs.run import Run
-from . import wire
 from .forking import Nursery, shared_nursery
-from .parcel import Parcel, Sender
-from .rankset import Lost, Mailbox, Printed, RankSet
+from .job import Closing, Finish, Job, StopAsked, give_values
+from .parcel import Sender
+from .rankset import Mailbox, RankSet
 from .spmd import pull_name, push_names
 
-ANSWER_SECONDS = 2.0
-"""A rank that has not answered an interrupt by then sits in a call that Python cannot leave: all ranks are replaced."""
-
-REPLACED = "all ranks are replaced, and names that cells have left in them are lost"
-
-Finish = Callable[[Run[Any], list[Any], bool], None]
-"""Makes the run's result of the values of all ranks, in their order; the flag says whether it was asked to stop."""
-
-
-@dataclass
-class _Job:
-    id: int
-    run: Run[Any]
-    calls: tuple[Parcel, ...]
-    sender: Sender
-    workers: int
-    finish: Finish
-    is_cooperative: bool
-    timeout: float | None = None
-    pending: set[int] = field(default_factory=set)
-    values: dict[int, Any] = field(default_factory=dict)
-    failure: LabError | None = None
-    deadline: float | None = None
-    is_interrupted: bool = False
-
-
-@dataclass(frozen=True)
-class _StopAsked:
-    job: int
-    level: int
+CLOSE_SECONDS = 10.0
+"""How long `close` waits for the ranks' end, which takes a fraction of it."""
 
 
 class RankPool:
@@ -81,10 +51,10 @@ class RankPool:
         check_workers(workers)
         self.workers = workers
         self._ids = itertools.count(1)
-        self._queue: queue.SimpleQueue[_Job | Callable[[], None] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Job | Callable[[], None] | None] = queue.SimpleQueue()
         self._mailbox: Mailbox = queue.SimpleQueue()
         self._set: RankSet | None = None
-        self._current: _Job | None = None
+        self._current: Job | None = None
         self._closed = False
         self._epoch = 0
         self._thread = threading.Thread(target=self._serve, name="cooptim-pool", daemon=True)
@@ -139,8 +109,8 @@ class RankPool:
             calls = (sender.pack((program, dict(arguments))),) * workers
         else:
             calls = tuple(sender.pack((program, {**arguments, **own})) for own in per_rank)
-        job = _Job(next(self._ids), run, calls, sender, workers, finish, is_cooperative, timeout)
-        run.on_stop(lambda level: self._mailbox.put((None, _StopAsked(job.id, level))))
+        job = Job(next(self._ids), run, calls, sender, workers, finish, is_cooperative, timeout)
+        run.on_stop(lambda level: self._mailbox.put((None, StopAsked(job.id, level))))
         self._queue.put(job)
 
     def run(
@@ -201,10 +171,9 @@ class RankPool:
             return
         self._closed = True
         atexit.unregister(self.close)
+        self._mailbox.put((None, Closing()))
         self._queue.put(None)
-        if self._set is not None:
-            self._set.kill()
-        self._thread.join(5)
+        self._thread.join(CLOSE_SECONDS)
 
     @property
     def is_busy(self) -> bool:
@@ -256,7 +225,7 @@ class RankPool:
 
     def _serve(self) -> None:
         while (item := self._queue.get()) is not None:
-            if not isinstance(item, _Job):
+            if not isinstance(item, Job):
                 item()
                 continue
             self._current = item
@@ -299,7 +268,7 @@ class RankPool:
             self._set.kill()
         self._set = None
 
-    def _execute(self, job: _Job) -> None:
+    def _execute(self, job: Job) -> None:
         run = job.run
         if self._set is None or self._set.is_lost or self._set.workers < job.workers:
             run.post(Phase(text=f"starting {max(job.workers, self.workers)} MPI ranks"))
@@ -310,7 +279,7 @@ class RankPool:
                 raise
             run.fail(RunStopped("stopped while the ranks were starting"))
             return
-        if run.stop_level:
+        if run.stop_level or self._closed:
             run.fail(RunStopped("stopped before it began"))
             return
         cpus = allowed_cpus()
@@ -318,114 +287,14 @@ class RankPool:
             run.post(Note(text=f"{job.workers} workers share {cpus} CPUs: they take turns, do not expect a speedup"))
         run.begin()
         run.post(Phase(text="running"))
-        job.pending = set(range(job.workers))
-        for rank in range(job.workers):
-            ranks.send(rank, wire.Start(job.id, self._epoch, job.workers, max(1, cpus // job.workers), job.calls[rank]))
-        if job.timeout is not None:
-            job.deadline = time.monotonic() + job.timeout
-        self._attend(job, ranks)
-        if job.failure is not None:
-            self._epoch += 1
-            run.fail(job.failure)
-        else:
-            job.finish(run, [job.values[rank] for rank in range(job.workers)], run.stop_level > 0)
-
-    def _attend(self, job: _Job, ranks: RankSet) -> None:
-        """Hear the ranks out until every one has returned, failed or is gone."""
-        while job.pending:
-            try:
-                left = None if job.deadline is None else max(0.0, job.deadline - time.monotonic())
-                rank, message = self._mailbox.get(timeout=left)
-            except queue.Empty:
-                if job.failure is None and job.timeout is not None:
-                    late = ", ".join(map(str, sorted(job.pending)))
-                    job.failure = PoolError(f"not done after {job.timeout:g} s: rank {late} was interrupted")
-                    job.timeout = job.deadline = None
-                    self._interrupt(job, ranks)
-                    continue
-                job.failure = _say_more(job.failure or RunStopped("stopped"), f"a rank did not answer; {REPLACED}")
-                ranks.kill()
-                return
-            match message:
-                case wire.Happened(job=id, event=event) if id == job.id:
-                    job.run.post(event)
-                case Printed(stream=stream, text=text):
-                    job.run.post(Output(rank=rank, stream=stream, text=text))
-                case wire.Finished(job=id, value=value) if id == job.id and rank is not None:
-                    job.pending.discard(rank)
-                    job.values[rank] = cloudpickle.loads(value)
-                case wire.Failed(job=id) if id == job.id and rank is not None:
-                    job.pending.discard(rank)
-                    self._on_failed(job, ranks, rank, message)
-                case Lost():
-                    self._on_lost(job, ranks, rank)
-                    return
-                case _StopAsked(job=id, level=level) if id == job.id:
-                    self._on_stop(job, ranks, level)
-
-    def _on_failed(self, job: _Job, ranks: RankSet, rank: int, message: wire.Failed) -> None:
-        if message.kind == "interrupt":
-            job.failure = job.failure or RunStopped("stopped")
-        elif message.kind == "input":
-            job.failure = _first(job.failure, InputError(message.message))
-        else:
-            host = ranks.hellos[rank].host
-            job.failure = _first(job.failure, RankFailure(rank, host, message.message, message.traceback))
-        self._interrupt(job, ranks)  # the others may wait for this one for ever
-
-    def _on_lost(self, job: _Job, ranks: RankSet, rank: int | None) -> None:
-        if job.run.stop_level > 2 or self._closed:
-            job.failure = RunStopped("stopped")
-        elif rank is None:
-            said = " | ".join(list(ranks.launcher_output)[-4:]) or "it said nothing"
-            job.failure = _first(job.failure, PoolError(f"mpiexec ended and took all ranks with it: {said}"))
-        else:
-            cause = ranks.cause_of_death(rank)
-            job.failure = _first(job.failure, RankFailure(rank, ranks.hellos[rank].host, cause))
-        job.failure = _say_more(job.failure, REPLACED)
-        ranks.kill()
-
-    def _on_stop(self, job: _Job, ranks: RankSet, level: int) -> None:
-        if level > 2:
-            job.failure = _say_more(job.failure or RunStopped("stopped"), REPLACED)
-            ranks.kill()
-        elif level == 2 or not job.is_cooperative:
-            self._interrupt(job, ranks)
-        else:
-            for rank in job.pending:
-                ranks.send(rank, wire.Stop(job.id))
-
-    def _interrupt(self, job: _Job, ranks: RankSet) -> None:
-        if job.is_interrupted:
-            return
-        job.is_interrupted = True
-        for rank in job.pending:
-            ranks.send(rank, wire.Stop(job.id, hard=True))
-        job.deadline = time.monotonic() + ANSWER_SECONDS
+        job.execute(ranks, self._mailbox, self._epoch, max(1, cpus // job.workers))
+        self._epoch += job.failure is not None
 
 
 def check_workers(workers: Any) -> None:
     """Refuse what is no number of ranks."""
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
         raise InputError(f"workers = {workers!r}: must be a whole number, 1 or more")
-
-
-def give_values(run: Run[Any], values: list[Any], stopped: bool) -> None:
-    """The plainest `Finish`: the result is the ranks' values, in order."""
-    run.finish(values)
-
-
-def _say_more(failure: LabError, more: str) -> LabError:
-    """The same failure, with `more` at the end of its message."""
-    if isinstance(failure, RankFailure):
-        said = f"{failure.message}; {more}"
-        return RankFailure(failure.rank, failure.host, said, failure.remote_traceback)
-    return type(failure)(f"{failure}; {more}")
-
-
-def _first(known: LabError | None, new: LabError) -> LabError:
-    """The failure to report: the first, but a real one before those that a stop has caused."""
-    return new if known is None or isinstance(known, RunStopped) else known
 
 
 def _private_memory(pid: int) -> int | None:
