@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from .readings import least, number, text
+from .readings import ROOT, least, number, text
 
 _NO_LIMIT = 1 << 60  # bytes; cgroup v1 writes "no limit" as 2**63 rounded down to a page
 
@@ -45,6 +45,17 @@ def _group_memory_used(group: Path) -> int:
     stat = {name: value for name, _, value in lines}
     idle = number(stat.get("total_inactive_file", stat.get("inactive_file")))  # v1's plain name leaves out children
     return max(0, (used or 0) - (idle or 0))
+
+
+def oom_kills(root: Path = ROOT) -> int | None:
+    """How many processes of this process's cgroup were ended for want of memory so far; None where nobody counts."""
+    for group in _groups(root, "memory"):
+        told = text(group / "memory.events") or text(group / "memory.oom_control") or ""
+        for line in told.splitlines():
+            name, _, count = line.partition(" ")
+            if name == "oom_kill":
+                return number(count)
+    return None
 
 
 def _groups(root: Path, controller: str) -> Iterator[Path]:

@@ -81,6 +81,10 @@ class Nursery:
                 break
         return self._is_ready and self._process.poll() is None
 
+    def reason(self) -> str:
+        """Why ranks cannot be forked."""
+        return self.said[-1] if self.said else "the process that has torch imported did not become ready"
+
     def rank_command(self, directory: Path) -> list[str]:
         """What mpiexec is to start for each rank of the launch that lives in `directory`."""
         return [sys.executable, "-I", "-S", str(STUB), str(self._directory / "nursery"), str(directory)]

@@ -1,11 +1,12 @@
 """The one process that owns the whole tree of ranks and outlives nothing.
 
-    python -m cooptim_lab.ranks.guard KERNEL_PID DIRECTORY COMMAND...
+    python -m cooptim_lab.ranks.guard KERNEL_PID DIRECTORY INPUT COMMAND...
 
-It runs COMMAND (mpiexec and its ranks) in a session of its own, adopts what the tree orphans, and takes everything down
-as soon as its stdin ends (the kernel closed it, or died), the kernel is gone, or COMMAND has ended. "Everything" is
-every descendant, the shared-memory segments that they had open, and DIRECTORY. A line on stdin names a further
-segment, or says "end": a process that the kernel forked may hold its end of the pipe open.
+It runs COMMAND (mpiexec and its ranks), which reads the file INPUT, in a session of its own, adopts what the tree
+orphans, and takes everything down as soon as its stdin ends (the kernel closed it, or died), the kernel is gone, or
+COMMAND has ended. "Everything" is every descendant, the shared-memory segments that they had open, and DIRECTORY. A
+line on stdin names a further segment, or says "end": a process that the kernel forked may hold its end of the pipe
+open.
 
 Single-threaded, imports nothing heavy, knows nothing of what the ranks do. On Linux it is a child subreaper and COMMAND
 dies with it; elsewhere orphans cannot be adopted, and ranks end by themselves when their control connection does.
@@ -34,7 +35,7 @@ IS_LINUX = sys.platform == "linux"
 
 def main(arguments: list[str]) -> int:
     """Run the command, wait for a reason to end, leave nothing."""
-    kernel, directory, command = int(arguments[0]), Path(arguments[1]), arguments[2:]
+    kernel, directory, source, command = int(arguments[0]), Path(arguments[1]), Path(arguments[2]), arguments[3:]
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # only the three reasons above end it
     if IS_LINUX:
@@ -42,7 +43,7 @@ def main(arguments: list[str]) -> int:
     segments: set[str] = set()
     try:
         prepare = die_with_parent if IS_LINUX else None  # safe: this process has one thread
-        with subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=prepare) as child:  # noqa: PLW1509
+        with source.open("rb") as told, subprocess.Popen(command, stdin=told, preexec_fn=prepare) as child:  # noqa: PLW1509
             watch(kernel, child, segments)
             take_down(segments)
     except OSError as error:

@@ -6,10 +6,13 @@ dies or does not answer ends the job for all.
 
 from __future__ import annotations
 
+import dataclasses
 import queue
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import cloudpickle
@@ -18,11 +21,14 @@ from ..errors import InputError, LabError, PoolError, RankFailure, RunStopped
 from ..runs.events import Output
 from ..runs.run import Run
 from . import wire
-from .parcel import Parcel, Sender
+from .parcel import Parcel, Sender, machine
 from .rankset import Lost, Mailbox, Printed, RankSet
 
 ANSWER_SECONDS = 2.0
 """A rank that has not answered an interrupt by then sits in a call that Python cannot leave: all ranks are replaced."""
+
+CHUNK = 1 << 20
+"""Bytes of a memory file in one message to another machine."""
 
 REPLACED = "all ranks are replaced, and names that cells have left in them are lost"
 
@@ -61,21 +67,55 @@ class Job:
     _values: dict[int, Any] = field(default_factory=dict)
     _deadline: float | None = None
     _is_interrupted: bool = False
+    _has_begun: bool = False
+    _keepers: dict[tuple[str, str | None], int] = field(default_factory=dict)
+    """The rank that keeps a memory file for its machine."""
+    _stored: dict[tuple[int, str | None], str] = field(default_factory=dict)
+    """Where a keeper has put a memory file."""
 
-    def execute(self, ranks: RankSet, mailbox: Mailbox, epoch: int, threads: int) -> None:
+    def execute(self, ranks: RankSet, mailbox: Mailbox, epoch: int) -> None:
         """Run it on the first of these ranks, to its end: the run's result, or `failure`."""
         self.pending = set(range(self.workers))
-        for rank in range(self.workers):
-            ranks.send(rank, wire.Start(self.id, epoch, self.workers, threads, self.calls[rank]))
         if self.timeout is not None:
             self._deadline = time.monotonic() + self.timeout
-        self._attend(ranks, mailbox)
+        self._ship(ranks)
+        self._start(ranks, epoch)
+        self._attend(ranks, mailbox, epoch)
+        for rank in self._keepers.values():
+            ranks.send(rank, wire.Forget(self.id))
         if self.failure is not None:
             self.run.fail(self.failure)
         else:
             self.finish(self.run, [self._values[rank] for rank in range(self.workers)], self.run.stop_level > 0)
 
-    def _attend(self, ranks: RankSet, mailbox: Mailbox) -> None:
+    def _ship(self, ranks: RankSet) -> None:
+        """Bring the large buffers to machines that cannot map this one's memory: each once, to one of their ranks."""
+        for rank, parcel in enumerate(self.calls):
+            place = ranks.hellos[rank].machine, parcel.file
+            if parcel.file is None or place[0] == machine() or place in self._keepers:
+                continue
+            self._keepers[place] = rank
+            with Path(parcel.file).open("rb") as file:
+                while not self.run.stop_level:
+                    data = file.read(CHUNK)
+                    ranks.send(rank, wire.Store(self.id, parcel.file, data))
+                    if not data:
+                        break
+
+    def _start(self, ranks: RankSet, epoch: int) -> None:
+        """Send the program, unless buffers are still on their way: then it waits for the last."""
+        if len(self._stored) < len(self._keepers):
+            return
+        self._has_begun = True
+        hellos = [ranks.hellos[rank] for rank in range(self.workers)]
+        for rank, threads in enumerate(share_cpus(hellos)):
+            parcel = self.calls[rank]
+            place = hellos[rank].machine, parcel.file
+            if place in self._keepers:
+                parcel = dataclasses.replace(parcel, file=self._stored[self._keepers[place], parcel.file])
+            ranks.send(rank, wire.Start(self.id, epoch, self.workers, threads, parcel))
+
+    def _attend(self, ranks: RankSet, mailbox: Mailbox, epoch: int) -> None:
         """Hear the ranks out until every one has returned, failed or is gone."""
         while self.pending:
             try:
@@ -91,6 +131,9 @@ class Job:
                 self._interrupt(ranks)
                 continue
             match message:
+                case wire.Stored(job=self.id, file=file, path=path) if rank is not None:
+                    self._stored[rank, file] = path
+                    self._start(ranks, epoch)
                 case wire.Happened(job=self.id, event=event):
                     self.run.post(event)
                 case Printed(stream=stream, text=text):
@@ -136,14 +179,19 @@ class Job:
             ranks.kill()  # its Lost follows
         elif level == 2 or not self.is_cooperative:
             self._interrupt(ranks)
-        else:
+        elif self._has_begun:
             for rank in self.pending:
                 ranks.send(rank, wire.Stop(self.id))
+        else:
+            self._interrupt(ranks)
 
     def _interrupt(self, ranks: RankSet) -> None:
         if self._is_interrupted:
             return
         self._is_interrupted = True
+        if not self._has_begun:
+            self._fail(RunStopped("stopped before it began"))
+            self.pending.clear()
         for rank in self.pending:
             ranks.send(rank, wire.Stop(self.id, hard=True))
         self._deadline = time.monotonic() + ANSWER_SECONDS
@@ -153,6 +201,12 @@ class Job:
         known = self.failure
         failure = new if known is None or isinstance(known, RunStopped) else known
         self.failure = _say_more(failure, more) if more else failure
+
+
+def share_cpus(hellos: Sequence[wire.Hello]) -> list[int]:
+    """Threads for each of these ranks: the CPUs it may use, over the ranks that share them; at least 1."""
+    shared = Counter((hello.machine, hello.affinity) for hello in hellos)
+    return [max(1, hello.cpus // shared[hello.machine, hello.affinity]) for hello in hellos]
 
 
 def _say_more(failure: LabError, more: str) -> LabError:

@@ -2,7 +2,8 @@
 
 Pickle's protocol 5 leaves the buffers of arrays and tensors out of the stream; they are written to one anonymous memory
 file (memfd), which every rank maps copy-on-write: 1 GB on 4 ranks costs 1 GB, and a program that writes to its array
-changes only its own copy. The file has no name, so nothing can be left behind, and no /dev/shm to be too small.
+changes only its own copy. The file has no name, so nothing can be left behind, and no /dev/shm to be too small. A
+machine that cannot map it is sent it once: one of its ranks keeps it in such a file for the others (`Store`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import io
 import mmap
 import os
 import pickle
+import socket
 import sys
 import warnings
 from dataclasses import dataclass, field
@@ -91,7 +93,41 @@ class Sender:
                 done += os.pwrite(descriptor, buffer[done:], start + done)
             end = start + done
             places.append((start, done))
-        return f"/proc/{os.getpid()}/fd/{descriptor}", tuple(places)
+        return _path(descriptor), tuple(places)
+
+
+class Store:
+    """Memory files of another machine, kept here for the ranks of this one, by job."""
+
+    def __init__(self) -> None:
+        self._descriptors: dict[tuple[int, str], int] = {}
+
+    def write(self, job: int, file: str, data: bytes) -> str:
+        """Add to what is kept of `file`; returns the path under which it can be mapped."""
+        key = job, file
+        if key not in self._descriptors:
+            self._descriptors[key] = os.memfd_create("cooptim", os.MFD_CLOEXEC)
+        descriptor, done = self._descriptors[key], 0
+        while done < len(data):
+            done += os.write(descriptor, memoryview(data)[done:])
+        return _path(descriptor)
+
+    def forget(self, job: int) -> None:
+        """Close what belongs to a job: what has been mapped stays."""
+        for key in [key for key in self._descriptors if key[0] == job]:
+            os.close(self._descriptors.pop(key))
+
+
+def machine() -> str:
+    """The same for two processes exactly when they can map each other's memory files: one kernel, one view of pids."""
+    try:
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:  # no Linux: no memory files either
+        return socket.gethostname()
+
+
+def _path(descriptor: int) -> str:
+    return f"/proc/{os.getpid()}/fd/{descriptor}"
 
 
 def unpack(parcel: Parcel) -> Any:

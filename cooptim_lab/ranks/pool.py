@@ -15,14 +15,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import psutil
-
 from ..errors import InputError, LabError, PoolError, RunStopped
 from ..hardware import allowed_cpus
 from ..runs.events import Note, Phase
 from ..runs.run import Run
+from . import wire
 from .forking import Nursery, shared_nursery
 from .job import Closing, Finish, Job, StopAsked, give_values
+from .launch import Launch
 from .parcel import Sender
 from .rankset import Mailbox, RankSet
 from .spmd import pull_name, push_names
@@ -38,7 +38,22 @@ class RankPool:
     ----------
     workers
         Ranks to start with. A job that asks for fewer uses the first ones, one that asks for more makes the pool grow
-        (a new launch; what programs left in the ranks' memory is gone then).
+        (a new launch; what programs left in the ranks' memory is gone then). None: as many as the hosts have room for,
+        or 1.
+    hosts
+        Where they run, and how many each host has room for: `"a:4,b:4"`. None: on this machine. Every host needs this
+        environment at the same path, and to be reached by mpiexec (by ssh, say) without a question asked.
+    launcher
+        What starts them in mpiexec's place, with `{workers}` where their number goes, and `{hosts}` if hosts are given:
+        `"srun --mpi=pmi2 -n {workers}"`. It must pass its standard input on to rank 0. No shell reads it.
+    interface
+        Name or address of the network interface at which ranks on other hosts reach this process; None: the one on the
+        way to the first of the hosts that is another, or (a launcher alone) the one that leads out.
+
+    Raises
+    ------
+    InputError
+        When hosts, launcher or workers cannot be understood, or the hosts have no room.
 
     Examples
     --------
@@ -47,9 +62,18 @@ class RankPool:
     [0, 10]
     """
 
-    def __init__(self, workers: int = 1) -> None:
-        check_workers(workers)
-        self.workers = workers
+    def __init__(
+        self,
+        workers: int | None = None,
+        *,
+        hosts: str | None = None,
+        launcher: str | None = None,
+        interface: str | None = None,
+    ) -> None:
+        self.launch = Launch.parse(hosts, launcher, interface)
+        self.workers = (self.launch.room or 1) if workers is None else workers
+        check_workers(self.workers)
+        self.launch.check_room(self.workers)
         self._ids = itertools.count(1)
         self._queue: queue.SimpleQueue[Job | Callable[[], None] | None] = queue.SimpleQueue()
         self._mailbox: Mailbox = queue.SimpleQueue()
@@ -181,21 +205,26 @@ class RankPool:
         return self._current is not None or not self._queue.empty()
 
     def status(self) -> list[dict[str, Any]]:
-        """One row per rank: rank, host, pid, state (idle, busy), memory (PSS in bytes, None if unknown), seconds up.
+        """One row per rank: rank, host, pid, state, memory, threads, seconds, library; none while no ranks are started.
 
-        Empty while no ranks are started.
+        `state` is idle or busy; `memory` the proportional set size in bytes and `threads` how many the process has, as
+        the rank itself says, or None from one that does not answer at once; `seconds` since they were ready; `library`
+        the MPI library's own version line.
         """
         ranks, current = self._set, self._current
         if ranks is None or ranks.is_lost:
             return []
         busy = current.pending if current is not None else set()
+        silent = wire.Told(memory=None, threads=None)
+        told = ranks.survey()
         return [
             {
                 "rank": rank,
                 "host": hello.host,
                 "pid": hello.pid,
                 "state": "busy" if rank in busy else "idle",
-                "memory": _private_memory(hello.pid),
+                "memory": told.get(rank, silent).memory,
+                "threads": told.get(rank, silent).threads,
                 "seconds": time.time() - ranks.started,
                 "library": hello.library,
             }
@@ -244,18 +273,19 @@ class RankPool:
             return self._set
         self._release()
         self._mailbox = queue.SimpleQueue()  # what the old ranks may still say is for nobody
-        nursery = shared_nursery()
-        self._set = self._launch(workers, nursery, cancelled)
+        nursery = shared_nursery() if self.launch.is_here else None
+        self._set = self._bring_up(workers, nursery, cancelled)
         return self._set
 
-    def _launch(self, workers: int, nursery: Nursery | None, cancelled: Callable[[], bool]) -> RankSet:
-        fresh = RankSet(max(workers, self.workers), self._mailbox, nursery)
+    def _bring_up(self, workers: int, nursery: Nursery | None, cancelled: Callable[[], bool]) -> RankSet:
+        fresh = RankSet(max(workers, self.workers), self._mailbox, self.launch, nursery)
         try:
             fresh.start(lambda: cancelled() or self._closed)
         except PoolError:
             if nursery is None or not nursery.is_gone():
                 raise
-            return self._launch(workers, None, cancelled)  # the nursery died meanwhile: each rank by itself, this once
+            # The nursery died meanwhile: each rank by itself, this once.
+            return self._bring_up(workers, None, cancelled)
         return fresh
 
     def _release(self) -> None:
@@ -270,7 +300,8 @@ class RankPool:
 
     def _execute(self, job: Job) -> None:
         run = job.run
-        if self._set is None or self._set.is_lost or self._set.workers < job.workers:
+        known = self._set
+        if known is None or known.is_lost or known.workers < job.workers:
             run.post(Phase(text=f"starting {max(job.workers, self.workers)} MPI ranks"))
         try:
             ranks = self._ensure(job.workers, lambda: run.stop_level > 0)
@@ -282,12 +313,13 @@ class RankPool:
         if run.stop_level or self._closed:
             run.fail(RunStopped("stopped before it began"))
             return
-        cpus = allowed_cpus()
-        if job.workers > cpus:
-            run.post(Note(text=f"{job.workers} workers share {cpus} CPUs: they take turns, do not expect a speedup"))
+        if ranks.reason and ranks is not known:
+            run.post(Note(text=f"ranks could not be forked, each has imported torch by itself: {ranks.reason}"))
+        for text in crowded([ranks.hellos[rank] for rank in range(job.workers)]):
+            run.post(Note(text=text))
         run.begin()
         run.post(Phase(text="running"))
-        job.execute(ranks, self._mailbox, self._epoch, max(1, cpus // job.workers))
+        job.execute(ranks, self._mailbox, self._epoch)
         self._epoch += job.failure is not None
 
 
@@ -297,11 +329,17 @@ def check_workers(workers: Any) -> None:
         raise InputError(f"workers = {workers!r}: must be a whole number, 1 or more")
 
 
-def _private_memory(pid: int) -> int | None:
-    try:
-        return psutil.Process(pid).memory_full_info().pss
-    except (psutil.Error, AttributeError):
-        return None
+def crowded(hellos: Sequence[wire.Hello]) -> list[str]:
+    """What is to be said of machines that have fewer CPUs than ranks."""
+    notes, machines = [], dict.fromkeys(hello.machine for hello in hellos)
+    for machine in machines:
+        here = [hello for hello in hellos if hello.machine == machine]
+        places = {hello.affinity for hello in here}
+        cpus = here[0].cpus if len(places) == 1 else len(set().union(*places))  # or each is bound to some of them
+        if len(here) > cpus:
+            where = f" on {here[0].host}" if len(machines) > 1 else ""
+            notes.append(f"{len(here)} workers share {cpus} CPUs{where}: they take turns, do not expect a speedup")
+    return notes
 
 
 SHARED_WORKERS = 2
@@ -317,6 +355,15 @@ def shared_pool() -> RankPool:
         if _shared is None or _shared._closed:
             _shared = RankPool(min(allowed_cpus(), SHARED_WORKERS))
         return _shared
+
+
+def share_pool(pool: RankPool) -> None:
+    """Make this the pool of the process; the one before ends."""
+    global _shared  # noqa: PLW0603
+    with _sharing:
+        if _shared is not None:
+            _shared.close()
+        _shared = pool
 
 
 def close_shared_pool() -> None:

@@ -1,6 +1,9 @@
 """One MPI rank: connects to its kernel, runs the programs it is sent, reports, waits for the next.
 
-    mpiexec -n M python -m cooptim_lab.ranks.rank DIRECTORY
+    mpiexec -n M python -m cooptim_lab.ranks.rank [DIRECTORY]
+
+DIRECTORY is the kernel's, on its own machine. Elsewhere rank 0 reads the meeting from its standard input, which mpiexec
+passes on to it, and tells the others through MPI.
 
 The main thread runs programs, and between them blocks on a queue: an idle rank uses no CPU. A thread of its own reads
 the control connection, so that a rank can be stopped while it computes, and ends the process when the kernel goes.
@@ -11,39 +14,50 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import faulthandler
+import fcntl
 import os
 import queue
 import signal
 import socket
 import sys
+import termios
 import threading
+import time
 import traceback
+from collections.abc import Sequence
+from multiprocessing import AuthenticationError
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import cloudpickle
+import psutil
 
 from ..errors import InputError
+from ..hardware import allowed_cpus
 from ..training.context import Context
+from . import wire
 from .guard import open_segments
-from .parcel import unpack
-from .wire import Failed, Finished, Happened, Hello, Leave, Start, Stop, connect
+from .meeting import Meeting
+from .parcel import Store, machine, unpack
+from .wire import Failed, Finished, Happened, Hello, Leave, Start, Stop, Stored, Told
 
 TAGS = 32768  # MPI promises as many
 PACKAGE = Path(__file__).parent.parent
+SEE_OFF_SECONDS = 30.0
 EXIT_WITHOUT_KERNEL = 75  # EX_TEMPFAIL: the kernel went away
 
 
 class Rank:
     """The rank's side of the service."""
 
-    def __init__(self, control: Connection, world: Any) -> None:
-        self._control, self._world = control, world
+    def __init__(self, control: Connection, world: Any, printed: Sequence[socket.socket] = ()) -> None:
+        self._control, self._world, self._printed = control, world, printed
         self._sending = threading.Lock()
         self._inbox: queue.SimpleQueue[Start | Leave] = queue.SimpleQueue()
         self._job: int | None = None  # what runs now
         self._communicators: dict[int, tuple[int, Any]] = {}
+        self._store = Store()
         self._stop = Stop(job=-1)  # the last one heard; it may come before its job has begun
         self._interruptible = False
         signal.signal(signal.SIGINT, self._on_interrupt)
@@ -64,13 +78,25 @@ class Rank:
             try:
                 message = self._control.recv()
             except (EOFError, OSError):
+                # No guard may be on this machine to do it.
+                for segment in open_segments(os.getpid()):
+                    Path(segment).unlink(missing_ok=True)
                 os._exit(EXIT_WITHOUT_KERNEL)
-            if not isinstance(message, Stop):
-                self._inbox.put(message)
-                continue
-            self._stop = message
-            if message.hard and message.job == self._job:
-                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            match message:
+                case Stop():
+                    self._stop = message
+                    if message.hard and message.job == self._job:
+                        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+                case wire.Ask():
+                    self.send(tell())
+                case wire.Store(job=job, file=file, data=data):
+                    path = self._store.write(job, file, data)
+                    if not data:
+                        self.send(Stored(job, file, path))
+                case wire.Forget(job=job):
+                    self._store.forget(job)
+                case _:
+                    self._inbox.put(message)
 
     def _on_interrupt(self, number: int, frame: Any) -> None:
         if self._interruptible:
@@ -85,6 +111,7 @@ class Rank:
             reply = Failed(start.job, "interrupt", "stopped", "")
         self._job = None
         flush_output()
+        see_off(self._printed)
         self.send(reply)
 
     def _attempt(self, start: Start) -> Finished | Failed:
@@ -147,6 +174,21 @@ def flush_output() -> None:
     ctypes.CDLL(None).fflush(None)
 
 
+def see_off(printed: Sequence[socket.socket]) -> None:
+    """Wait until the kernel's host has all that was printed: on a network, messages of `control` may overtake it."""
+    deadline = time.monotonic() + SEE_OFF_SECONDS
+    while any(unsent(connection) for connection in printed) and time.monotonic() < deadline:
+        time.sleep(0.001)
+
+
+def unsent(connection: socket.socket) -> int:
+    """Bytes that the other host has not acknowledged; 0 of a connection that is gone, or where none can tell."""
+    try:
+        return int.from_bytes(fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+    except OSError:
+        return 0
+
+
 def _one_line(error: BaseException) -> str:
     return " ".join(traceback.format_exception_only(error)[-1].split())
 
@@ -160,20 +202,44 @@ def _own_traceback(error: BaseException) -> str:
     return "".join(traceback.format_exception(type(error), error, frames))
 
 
-def main(directory: Path) -> None:
-    """Connect, serve, leave."""
-    import torch  # noqa: F401 - once, before the kernel is told that this rank is ready
+def tell() -> Told:
+    """How this process is."""
+    me = psutil.Process()
+    try:
+        memory = me.memory_full_info().pss
+    except (psutil.Error, AttributeError):  # no such number on macOS
+        memory = None
+    return Told(memory, me.num_threads())
+
+
+def find_meeting(directory: Path | None, world: Any) -> Meeting:
+    """Where the kernel is. Collective, where it is not this machine's."""
+    if directory is not None:
+        return Meeting.read(directory)
+    line = sys.stdin.buffer.readline() if world.Get_rank() == 0 else b""
+    with Path(os.devnull).open("rb") as nothing:
+        os.dup2(nothing.fileno(), 0)  # what programs find, and nothing of the key
+    line = world.bcast(line, root=0)
+    if not line:
+        sys.exit(
+            "rank 0 was told nothing on its standard input, where it learns where the notebook is: the launcher must "
+            f"pass it on (or mpi4py uses another MPI than the launcher: this rank sees {world.Get_size()} ranks)"
+        )
+    return Meeting.loads(line)
+
+
+def greet(meeting: Meeting, world: Any) -> tuple[Connection, list[socket.socket]]:
+    """Connect in every role: `control`, and where output goes through TCP, that."""
     from mpi4py import MPI
 
-    world = MPI.COMM_WORLD
-    rank = world.Get_rank()
+    rank, printed = world.Get_rank(), []
     for role, descriptor in (("stdout", 1), ("stderr", 2)):
-        connection = connect(directory, role, rank)
+        connection = meeting.connect(role, rank)
         os.dup2(connection.fileno(), descriptor)
+        if not isinstance(meeting.address, str):
+            printed.append(socket.socket(fileno=os.dup(connection.fileno())))
         connection.close()
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    faulthandler.enable()  # a segmentation fault leaves its traceback on stderr
-    control = connect(directory, "control", rank)
+    control = meeting.connect("control", rank)
     control.send(
         Hello(
             rank,
@@ -181,16 +247,36 @@ def main(directory: Path) -> None:
             socket.gethostname(),
             os.getpid(),
             " ".join(MPI.Get_library_version().splitlines()[0].strip("\0").split()),
+            machine(),
+            allowed_cpus(),
+            tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else (),
             tuple(open_segments(os.getpid())),
         )
     )
+    return control, printed
+
+
+def main(directory: Path | None) -> None:
+    """Connect, serve, leave."""
+    import torch  # noqa: F401 - once, before the kernel is told that this rank is ready
+    from mpi4py import MPI
+
+    world = MPI.COMM_WORLD
+    meeting = find_meeting(directory, world)
+    try:
+        control, printed = greet(meeting, world)
+    except (OSError, EOFError, AuthenticationError) as error:
+        who = f"rank {world.Get_rank()} on {socket.gethostname()}"
+        sys.exit(f"{who} cannot reach the notebook at {meeting.address}: {error or type(error).__name__}")
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    faulthandler.enable()  # a segmentation fault leaves its traceback on stderr
     kernel_path = control.recv()
     sys.path[:] = [*kernel_path, *(entry for entry in sys.path if entry not in kernel_path)]
-    Rank(control, world).serve()
+    Rank(control, world, printed).serve()
     flush_output()
     MPI.Finalize()
     os._exit(0)  # Python's own end would only take longer, with torch in it
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else None)

@@ -22,20 +22,27 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from multiprocessing import AuthenticationError
-from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
 from ..errors import PoolError
-from ..hardware import find_mpiexec
+from ..hardware import allowed_cpus
+from ..hardware.cgroups import oom_kills
 from . import wire
 from .forking import Nursery
+from .launch import Launch, rank_environment
+from .meeting import Arrival, Door, make_directory, meeting_file
+from .parcel import machine
 
 START_SECONDS = 120.0
 """How long ranks may take to be there. Importing torch is most of it, and a cold disk is slow."""
 LEAVE_SECONDS = 1.5
 """How long ranks may take to leave by themselves."""
+SURVEY_SECONDS = 0.5
+"""A rank that has not told by then how it is sits in a call that keeps Python's lock, or is stopped."""
+LATE_SECONDS = 1.0
+"""How long what a rank on another host printed before its end may come after the news of it."""
 CHUNK = 1 << 16
 
 
@@ -71,7 +78,7 @@ class _Lines:
 
 
 class RankSet:
-    """M ranks, started together by mpiexec under a guard; they end together.
+    """M ranks, started together by one launcher under a guard; they end together.
 
     Parameters
     ----------
@@ -79,22 +86,36 @@ class RankSet:
         How many ranks.
     mailbox
         Where (rank, message) is put: `wire` messages, `Printed`, `Lost`.
+    launch
+        Where they run, and what starts them.
     nursery
         What ranks are forked from; None: each starts as a process of its own.
+
+    Attributes
+    ----------
+    hellos : dict[int, wire.Hello]
+        What each rank said of itself, by rank.
+    reason : str | None
+        Why ranks started as processes of their own although there is a nursery.
     """
 
-    def __init__(self, workers: int, mailbox: Mailbox, nursery: Nursery | None = None) -> None:
+    def __init__(self, workers: int, mailbox: Mailbox, launch: Launch, nursery: Nursery | None = None) -> None:
         self.workers, self.started = workers, 0.0
+        self.reason: str | None = None
         self.hellos: dict[int, wire.Hello] = {}
         self.is_lost = False
         self.launcher_output: deque[str] = deque(maxlen=200)
-        self._mailbox, self._nursery = mailbox, nursery
+        self._mailbox, self._launch, self._nursery = mailbox, launch, nursery
         self._controls: dict[int, Connection] = {}
+        self._sending: dict[int, threading.Lock] = {}
         self._selector = selectors.DefaultSelector()
         self._lines: dict[tuple[int, str], _Lines] = {}
         self._streams: dict[tuple[int, str], socket.socket] = {}
         self._reader: threading.Thread | None = None
         self._telling = threading.Lock()
+        self._told: dict[int, wire.Told] = {}
+        self._answered = threading.Event()
+        self._oom_kills: int | None = None
         self._directory = Path()
         self._guard: subprocess.Popen[bytes]
 
@@ -103,39 +124,48 @@ class RankSet:
 
         Raises
         ------
+        InputError
+            When the hosts have no room for so many.
         PoolError
-            When mpiexec is not there, ends early, or starts something else than it was asked to; when `cancelled`.
+            When the launcher is not there, ends early, or starts something else than it was asked to; when `cancelled`.
         """
-        mpiexec = find_mpiexec()
-        if mpiexec is None:
-            raise PoolError("mpiexec not found: pip install mpich, or load your cluster's MPI module")
-        self._directory = wire.make_directory()
-        rank = [sys.executable, "-m", "cooptim_lab.ranks.rank", str(self._directory)]
-        if self._nursery is not None and self._nursery.wait_until_ready(cancelled):
-            rank = self._nursery.rank_command(self._directory)
-        guard = [sys.executable, "-m", "cooptim_lab.ranks.guard", str(os.getpid()), str(self._directory)]
-        with socket.socket(socket.AF_UNIX) as listener:
-            listener.bind(str(wire.socket_path(self._directory)))
-            wire.socket_path(self._directory).chmod(0o600)
-            listener.listen(3 * self.workers)
+        command, address = self._launch.command(self.workers), self._launch.address()
+        rank = [sys.executable, "-m", "cooptim_lab.ranks.rank"]
+        self._directory = make_directory()
+        told = meeting_file(self._directory)
+        if self._launch.is_here:
+            rank, told = [*rank, str(self._directory)], Path(os.devnull)
+            if self._nursery is not None:
+                if self._nursery.wait_until_ready(cancelled):
+                    rank = self._nursery.rank_command(self._directory)
+                elif not cancelled():
+                    self.reason = self._nursery.reason()
+        guard = [sys.executable, "-m", "cooptim_lab.ranks.guard", str(os.getpid()), str(self._directory), str(told)]
+        self._oom_kills = oom_kills()
+        try:
+            listening = Door(self._directory, address)
+        except OSError as error:
+            shutil.rmtree(self._directory)
+            raise PoolError(f"cannot listen at {address or self._directory}: {error.strerror}") from None
+        with listening as door:
             self._guard = subprocess.Popen(
-                [*guard, str(mpiexec), "-n", str(self.workers), *rank],
+                [*guard, *command, *rank],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Kernel -> Interrupt signals the kernel's group; the ranks are told otherwise
-                env=rank_environment(),
+                env=rank_environment(self.workers, allowed_cpus()),
             )
             try:
-                self._welcome(listener, cancelled)
+                self._welcome(door, cancelled)
             except BaseException:  # whatever ended the start, also an interrupt: nothing may be left running
                 self.kill()
                 raise
         self._watch()
 
     def send(self, rank: int, message: Any) -> None:
-        """To one rank. One that is gone is reported by its `Lost`, not here."""
-        with contextlib.suppress(OSError):
+        """To one rank, from any thread. One that is gone is reported by its `Lost`, not here."""
+        with self._sending[rank], contextlib.suppress(OSError):
             self._controls[rank].send(message)
 
     def close(self) -> None:
@@ -173,58 +203,64 @@ class RankSet:
         for _ in range(25):
             status = None if self._nursery is None else self._nursery.ended.get(pid)
             if status is not None:
-                return describe_end(os.waitstatus_to_exitcode(status))
-            found = re.search(rf"PID {pid} RUNNING AT.*?EXIT CODE: (\d+)", "\n".join(self.launcher_output), re.DOTALL)
-            if found:
-                code = int(found[1])  # mpiexec says a signal's number and an exit code alike
-                return describe_end(-code if code in KILLING_SIGNALS else code)
+                code: int | None = os.waitstatus_to_exitcode(status)
+            else:
+                code = end_in_words_of_launcher("\n".join(self.launcher_output), pid)
+            if code is not None:
+                return describe_end(code, self._out_of_memory(rank))
             time.sleep(0.02)
-        return "ended without a word"
+        return " | ".join(["ended without a word", *list(self.launcher_output)[-2:]])
 
-    def _welcome(self, listener: socket.socket, cancelled: Callable[[], bool]) -> None:
-        """Accept and authenticate three connections a rank, watching for an early end."""
+    def _out_of_memory(self, rank: int) -> bool | None:
+        """Whether the system has ended processes for want of memory since the start; None where it is not known."""
+        now = oom_kills()
+        if self.hellos[rank].machine != machine() or now is None or self._oom_kills is None:
+            return None
+        return now > self._oom_kills
+
+    def survey(self) -> dict[int, wire.Told]:
+        """How the ranks are, from those that answer in `SURVEY_SECONDS`."""
+        self._told, self._answered = {}, threading.Event()
+        for rank in self._controls:
+            self.send(rank, wire.Ask())
+        self._answered.wait(SURVEY_SECONDS)
+        return dict(self._told)
+
+    def _welcome(self, door: Door, cancelled: Callable[[], bool]) -> None:
+        """Give every arrival its seat, three for each rank, watching for an early end."""
         assert self._guard.stdout is not None
-        key, deadline = wire.read_key(self._directory), time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + START_SECONDS
         os.set_blocking(self._guard.stdout.fileno(), False)
-        with selectors.DefaultSelector() as ready:
-            ready.register(listener, selectors.EVENT_READ)
-            ready.register(self._guard.stdout, selectors.EVENT_READ)
-            while len(self._controls) < self.workers:
-                for chosen, _ in ready.select(0.1):
-                    if chosen.fileobj is listener:
-                        self._accept(listener, key)
-                    elif not self._read_launcher():
-                        said = " | ".join(self.launcher_output) or "nothing was printed"
-                        raise PoolError(f"the ranks ended before they were ready: {said}")
-                if cancelled():
-                    raise PoolError("stopped while the ranks were starting")
-                if time.monotonic() > deadline:
-                    raise PoolError(
-                        f"only {len(self._controls)} of {self.workers} ranks were ready after {START_SECONDS:.0f} s"
-                    )
+        while len(self._controls) < self.workers:
+            with contextlib.suppress(queue.Empty):
+                self._seat(door.arrivals.get(timeout=0.05))
+                continue
+            if not self._read_launcher():
+                said = " | ".join(dict.fromkeys(self.launcher_output)) or "nothing was printed"
+                raise PoolError(f"the ranks ended before they were ready: {said}")
+            if cancelled():
+                raise PoolError("stopped while the ranks were starting")
+            if time.monotonic() > deadline:
+                said = " | ".join(self.launcher_output)
+                raise PoolError(
+                    f"only {len(self._controls)} of {self.workers} ranks were ready after {START_SECONDS:.0f} s {said}"
+                )
         self.started = time.time()
 
-    def _accept(self, listener: socket.socket, key: bytes) -> None:
-        accepted, _ = listener.accept()
-        connection = Connection(accepted.detach())
-        try:
-            deliver_challenge(connection, key)
-            answer_challenge(connection, key)
-            role, rank = connection.recv()
-        except (AuthenticationError, EOFError, OSError):
-            connection.close()  # not one of ours, or one that died; the ranks that are missing tell
-            return
-        if role == "control":
-            hello: wire.Hello = connection.recv()
+    def _seat(self, arrival: Arrival) -> None:
+        rank, role, connection = arrival.rank, arrival.role, arrival.connection
+        if arrival.hello is not None:
+            hello = arrival.hello
             if hello.size != self.workers:
                 raise PoolError(
                     f"asked for {self.workers} ranks, each found {hello.size}: mpiexec and mpi4py belong to "
                     f"different MPI libraries (mpi4py uses {hello.library}); install one of them only"
                 )
             connection.send(sys.path)
-            self.hellos[rank], self._controls[rank] = hello, connection
+            self.hellos[rank], self._controls[rank], self._sending[rank] = hello, connection, threading.Lock()
             self._selector.register(connection, selectors.EVENT_READ, (rank, role))
-            self._tell_guard(hello.segments)
+            if hello.machine == machine():
+                self._tell_guard(hello.segments)
         else:
             stream = socket.socket(fileno=os.dup(connection.fileno()))
             connection.close()
@@ -266,18 +302,29 @@ class RankSet:
             message = connection.recv()
         except (EOFError, OSError):
             self._selector.unregister(connection)
-            self._drain(rank)
+            self._drain(rank, LATE_SECONDS if self.hellos[rank].machine != machine() else 0.0)
             self._mailbox.put((rank, Lost()))
+            return
+        if isinstance(message, wire.Told):
+            self._told[rank] = message
+            if len(self._told) == self.workers:
+                self._answered.set()
             return
         if isinstance(message, (wire.Finished, wire.Failed)):
             self._drain(rank)  # it flushed before it said so: all it printed is here
         self._mailbox.put((rank, message))
 
-    def _drain(self, rank: int) -> None:
+    def _drain(self, rank: int, patience: float = 0.0) -> None:
+        """Deliver what a rank has printed; of one that is gone, wait so long for the end of what is on its way."""
+        deadline = time.monotonic() + patience
         for role in ("stdout", "stderr"):
-            while self._read_stream(rank, role):
+            while self._read_stream(rank, role) or self._comes_late(self._streams[rank, role], deadline):
                 pass
             self._deliver(rank, role, self._lines[rank, role].feed(b"", last=True))
+
+    def _comes_late(self, stream: socket.socket, deadline: float) -> bool:
+        left = deadline - time.monotonic()
+        return left > 0 and stream in self._selector.get_map() and bool(wait([stream], left))
 
     def _read_stream(self, rank: int, role: str) -> bool:
         """Read once what a rank has printed; False when there is nothing (more)."""
@@ -330,15 +377,23 @@ class RankSet:
 KILLING_SIGNALS = {int(s) for s in (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE)}
 
 
-def describe_end(code: int) -> str:
+def end_in_words_of_launcher(said: str, pid: int) -> int | None:
+    """How a process ended, in the words of MPICH's or Open MPI's launcher: its exit code, or minus the signal."""
+    mpich = re.search(rf"PID {pid} RUNNING AT.*?EXIT CODE: (\d+)", said, re.DOTALL)
+    if mpich:
+        code = int(mpich[1])  # it says a signal's number and an exit code alike
+        return -code if code in KILLING_SIGNALS else code
+    open_mpi = re.search(rf"PID {pid} on node \S+ exited on signal (\d+)", said)
+    return -int(open_mpi[1]) if open_mpi else None
+
+
+def describe_end(code: int, out_of_memory: bool | None = None) -> str:
     """How a process ended: its exit code, or minus the number of the signal that ended it."""
     if code >= 0:
         return f"ended with exit code {code}"
-    name = signal.Signals(-code).name
-    hint = ": by hand, or by the system for want of memory" if -code == signal.SIGKILL else ""
-    return f"was killed ({name}{hint})"
-
-
-def rank_environment() -> dict[str, str]:
-    """The kernel's environment, but for the notebook's own drawing backend, which a rank cannot use."""
-    return {**os.environ, "MPLBACKEND": "agg"}
+    why = {
+        True: ": by the system's OOM killer, for want of memory",
+        False: ": from outside, not for want of memory",
+        None: ": by hand, or by the system for want of memory",
+    }[out_of_memory]
+    return f"was killed ({signal.Signals(-code).name}{why if -code == signal.SIGKILL else ''})"

@@ -1,28 +1,13 @@
-"""How the kernel and its ranks reach each other: one private directory, one key, authenticated sockets.
-
-The transport is `multiprocessing.connection`: framed messages, mutual HMAC challenge, nothing unpickled before it has
-been passed. The directory (mode 0700) holds the socket and the key (mode 0600), so neither shows in a process list or
-an environment. A rank opens three connections, in roles of their own: `control` carries messages both ways; `stdout`
-and `stderr` become the rank's descriptors 1 and 2, so what it prints is whole, in order, and readable after it has
-died.
-"""
+"""What the kernel and its ranks say to each other on the control connection (meeting.py opens it)."""
 
 from __future__ import annotations
 
-import os
-import secrets
-import tempfile
 from dataclasses import dataclass
-from multiprocessing.connection import Client, Connection
-from pathlib import Path
 from typing import Any
 
 from .parcel import Parcel
 
 ROLES = ("control", "stdout", "stderr")
-SOCKET_PATH_LIMIT = (
-    100  # bytes that a Unix socket's path may have, a little under what Linux (108) and macOS (104) take
-)
 
 
 @dataclass(frozen=True)
@@ -35,6 +20,12 @@ class Hello:
     pid: int
     library: str
     """The MPI library's own version line."""
+    machine: str
+    """Ranks of the same machine can map each other's memory, see `parcel.machine`."""
+    cpus: int
+    """How many of its machine's CPUs this rank may use, quota included."""
+    affinity: tuple[int, ...]
+    """Which CPUs it is bound to; empty where the system cannot tell."""
     segments: tuple[str, ...] = ()
     """Shared-memory files that MPI has opened for this rank."""
 
@@ -67,7 +58,46 @@ class Leave:
     """Finalize MPI and exit."""
 
 
+@dataclass(frozen=True)
+class Ask:
+    """Say how you are: answered by `Told` at once, also while a program runs."""
+
+
+@dataclass(frozen=True)
+class Store:
+    """Part of the kernel's memory file `file`, for a machine that cannot map it; `data` empty: it is complete."""
+
+    job: int
+    file: str
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Forget:
+    """Close what was stored for a job: whoever needs it has mapped it."""
+
+    job: int
+
+
 # Rank -> kernel:
+
+
+@dataclass(frozen=True)
+class Told:
+    """How a rank is."""
+
+    memory: int | None
+    """Its proportional set size in bytes; None where the system does not tell."""
+    threads: int | None
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What came by `Store` lies on this machine at `path`."""
+
+    job: int
+    file: str
+    path: str
 
 
 @dataclass(frozen=True)
@@ -94,32 +124,3 @@ class Failed:
     kind: str
     message: str
     traceback: str
-
-
-def make_directory() -> Path:
-    """A private directory with a fresh key, short enough a path for a socket in it."""
-    directory = Path(tempfile.mkdtemp(prefix="cooptim-"))
-    if len(os.fsencode(socket_path(directory))) > SOCKET_PATH_LIMIT:
-        directory.rmdir()
-        directory = Path(tempfile.mkdtemp(prefix="cooptim-", dir="/tmp"))
-    key = directory / "key"
-    key.touch(mode=0o600)
-    key.write_bytes(secrets.token_bytes(32))
-    return directory
-
-
-def socket_path(directory: Path) -> Path:
-    """Where the kernel listens."""
-    return directory / "socket"
-
-
-def read_key(directory: Path) -> bytes:
-    """The key of both sides."""
-    return (directory / "key").read_bytes()
-
-
-def connect(directory: Path, role: str, rank: int) -> Connection:
-    """A rank's side: an authenticated connection that has said what it is for."""
-    connection = Client(str(socket_path(directory)), family="AF_UNIX", authkey=read_key(directory))
-    connection.send((role, rank))
-    return connection

@@ -14,7 +14,7 @@ from IPython.display import display
 from cooptim_lab import hardware, studies, ways
 from cooptim_lab.datasets import digits
 from cooptim_lab.errors import InputError, LabError, RankFailure
-from cooptim_lab.ranks.pool import shared_pool
+from cooptim_lab.ranks.pool import RankPool, close_shared_pool, share_pool, shared_pool
 from cooptim_lab.runs import store
 from cooptim_lab.runs.run import Run
 from cooptim_lab.task import NAMES, Task
@@ -266,23 +266,47 @@ def stop_run(session: Session, arguments: argparse.Namespace, cell: str | None) 
 
 def pool(session: Session, arguments: argparse.Namespace, cell: str | None) -> None:
     """The ranks: start, stop, status."""
-    ranks = shared_pool()
-    if arguments.workers is not None and arguments.action != "start":
-        raise InputError("--workers goes with start: %cooptim pool start --workers 4")
-    if arguments.action == "start":
-        ranks.reserve(arguments.workers or ranks.workers)
-        ranks.start()
-    elif arguments.action == "stop":
-        ranks.stop()
-    rows = ranks.status()
+    places = {name: getattr(arguments, name) for name in ("hosts", "launcher", "interface")}
+    for name, value in {"workers": arguments.workers, **places}.items():
+        if value is not None and arguments.action != "start":
+            raise InputError(f"--{name} goes with start: %cooptim pool start --{name} {value}")
+    if arguments.action == "stop":
+        stop_pool()
+    elif any(places.values()):
+        start_pool_at(arguments.workers, places)
+    elif arguments.action == "start":
+        shared_pool().reserve(arguments.workers or shared_pool().workers)
+        shared_pool().start()
+    rows = shared_pool().status()
     if not rows:
         print("no ranks are running; the first run starts them, or %cooptim pool start --workers 4")
         return
-    cells = [["rank", "host", "pid", "state", "memory", "up"]]
+    cells = [["rank", "host", "pid", "state", "memory (PSS)", "threads", "up"]]
     for row in rows:
-        memory = "unknown" if row["memory"] is None else hardware.size(row["memory"])
-        cells.append([str(row["rank"]), row["host"], str(row["pid"]), row["state"], memory, duration(row["seconds"])])
+        told = [
+            "unknown" if row["memory"] is None else hardware.size(row["memory"]),
+            "unknown" if row["threads"] is None else str(row["threads"]),
+        ]
+        cells.append([str(row["rank"]), row["host"], str(row["pid"]), row["state"], *told, duration(row["seconds"])])
     display(Table(cells, [rows[0]["library"]]))
+
+
+def start_pool_at(workers: int | None, places: dict[str, str | None]) -> None:
+    """Ranks elsewhere or by another launcher, for all runs until `pool stop`; once there, they replace those before."""
+    fresh = RankPool(workers, **places)
+    try:
+        fresh.start()
+    except BaseException:  # an interrupt too: what was there before stays in use
+        fresh.close()
+        raise
+    share_pool(fresh)
+
+
+def stop_pool() -> None:
+    """Let the ranks leave; the next ones will be this machine's."""
+    shared_pool().stop()
+    if not shared_pool().launch.is_here:
+        close_shared_pool()
 
 
 def _with_body() -> list[str]:

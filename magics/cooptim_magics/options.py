@@ -170,6 +170,9 @@ COMMANDS: dict[str, Command] = {
             (
                 Option(("action",), "what to do", default="status", choices=("status", "start", "stop")),
                 Option(("--workers",), "how many ranks to start", kind=int, at_least=1),
+                Option(("--hosts",), "where, and how many each has room for, as a:4,b:4; this machine when left out"),
+                Option(("--launcher",), "what starts them in mpiexec's place, as 'srun -n {workers}'"),
+                Option(("--interface",), "the network interface that the hosts share; found when left out"),
             ),
         ),
     )
@@ -314,7 +317,8 @@ def _shown(option: Option) -> str:
 def _metavar(option: Option) -> str:
     if option.choices:
         return "{" + ",".join(option.choices) + "}"
-    named = {"out": "NAME", "push": "NAME,NAME,..."}
+    named = {"out": "NAME", "push": "NAME,NAME,...", "hosts": "HOST:N,...", "launcher": "COMMAND"}
+    named["interface"] = "NAME"
     return {int: "N", tuple[int, ...]: "N,N,..."}.get(option.kind, named.get(option.name, "ID"))
 
 

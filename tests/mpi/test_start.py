@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import gc
+import os
 import queue
+import shutil
+import socket
 import stat
 import sys
 import threading
 from multiprocessing import AuthenticationError
-from multiprocessing.connection import Client
+from multiprocessing.connection import Client, Connection
 from pathlib import Path
 
 import pytest
 
 from cooptim_lab import PoolError, RankPool, RunStopped
-from cooptim_lab.ranks import rankset, wire
+from cooptim_lab.ranks import launch, meeting, rankset
+from cooptim_lab.ranks.launch import Launch
+from cooptim_lab.ranks.meeting import HANDSHAKE_SECONDS, Door, Meeting
 from cooptim_lab.ranks.rankset import RankSet
 from cooptim_lab.runs.events import Phase
 from tests.support import GONE_SECONDS, PATIENCE_SECONDS, rank_processes, wait_until
@@ -23,14 +28,14 @@ pytestmark = pytest.mark.mpi
 
 
 def test_a_stranger_is_refused_and_does_not_hurt_the_start(monkeypatch, nothing_left):
-    directory = wire.make_directory()
-    monkeypatch.setattr(wire, "make_directory", lambda: directory)
-    ranks = RankSet(2, queue.SimpleQueue())
+    directory = meeting.make_directory()
+    monkeypatch.setattr(rankset, "make_directory", lambda: directory)
+    ranks = RankSet(2, queue.SimpleQueue(), Launch())
     start = threading.Thread(target=ranks.start)
     start.start()
     try:
         with pytest.raises(AuthenticationError):
-            connect_when_it_listens(wire.socket_path(directory), key=b"a guess")
+            connect_when_it_listens(directory / "socket", key=b"a guess")
         start.join(PATIENCE_SECONDS)
         assert len(nothing_left()) >= 4
         assert sorted(ranks.hellos) == [0, 1]
@@ -55,20 +60,51 @@ def connect_when_it_listens(socket: Path, *, key: bytes) -> None:
 
 
 def test_the_key_is_nobody_elses_to_read():
-    directory = wire.make_directory()
+    directory = meeting.make_directory()
     try:
-        assert stat.S_IMODE(directory.stat().st_mode) == 0o700
-        assert stat.S_IMODE((directory / "key").stat().st_mode) == 0o600
-        assert len(wire.read_key(directory)) == 32
+        with Door(directory):
+            assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+            assert {stat.S_IMODE(file.stat().st_mode) for file in directory.iterdir()} == {0o600}
+            assert len(Meeting.read(directory).key) == 32
     finally:
-        (directory / "key").unlink()
-        directory.rmdir()
+        shutil.rmtree(directory)
+
+
+def test_one_who_says_nothing_keeps_nobody_waiting(tmp_path):
+    with Door(tmp_path, "127.0.0.1") as door:
+        told = Meeting.read(tmp_path)
+        with socket.create_connection(told.address), socket.create_connection(told.address):
+            told.connect("stdout", 3).close()
+            arrival = door.arrivals.get(timeout=HANDSHAKE_SECONDS / 2)
+            arrival.connection.close()
+    assert (arrival.role, arrival.rank, arrival.hello) == ("stdout", 3, None)
+
+
+def test_who_does_not_know_the_key_is_not_heard(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "unpickled"),)
+
+    with Door(tmp_path, "127.0.0.1") as door:
+        told = Meeting.read(tmp_path)
+        with pytest.raises(AuthenticationError):
+            Meeting(told.address, b"a guess").connect("control", 0)
+        with socket.create_connection(told.address) as reached, Connection(os.dup(reached.fileno())) as connection:
+            connection.send(Trap())  # in place of the answer to the challenge
+            while connection.poll(HANDSHAKE_SECONDS / 2):
+                try:
+                    connection.recv_bytes()
+                except (EOFError, OSError):
+                    break
+        with pytest.raises(queue.Empty):
+            door.arrivals.get(timeout=0.2)
+    assert not (tmp_path / "unpickled").exists()
 
 
 def test_a_long_temporary_directory_is_no_trouble(tmp_path, monkeypatch, nothing_left):
     long = tmp_path / ("x" * 120)
     long.mkdir()
-    monkeypatch.setattr(wire.tempfile, "tempdir", str(long))
+    monkeypatch.setattr(meeting.tempfile, "tempdir", str(long))
     with RankPool(1) as pool:
         assert pool.run(lambda context: context.rank) == [0]
         nothing_left()
@@ -77,7 +113,7 @@ def test_a_long_temporary_directory_is_no_trouble(tmp_path, monkeypatch, nothing
 
 def failed_start(monkeypatch, mpiexec: Path | None) -> str:
     """What is said when a pool of two is started with this mpiexec; the same for every try."""
-    monkeypatch.setattr(rankset, "find_mpiexec", lambda: mpiexec)
+    monkeypatch.setattr(launch, "find_mpiexec", lambda: mpiexec)
     with RankPool(2) as pool:
         for try_ in (pool.start, lambda: pool.run(lambda context: None)):
             with pytest.raises(PoolError) as caught:
