@@ -72,7 +72,7 @@ class TestCompletion:
             ("%cooptim sharded --aggregate server --aggr", []),
             ("%cooptim speedup ", ["subnets", "sharded"]),
             ("%cooptim pool st", ["status", "start", "stop"]),
-            ("%cooptim pool start --", ["--workers", "--help"]),
+            ("%cooptim pool start --", ["--workers", "--hosts", "--launcher", "--interface", "--help"]),
             ("%cooptim subnets --epochs ", []),
             ("%cooptim subnets --bg --e", ["--epochs"]),
             ("%cooptim runs --", ["--help"]),
