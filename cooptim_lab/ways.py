@@ -6,8 +6,8 @@ make many runs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from .datasets import digits
 from .errors import InputError, LabError
@@ -22,6 +22,8 @@ from .runs.run import Run
 from .task import Task
 from .training.context import Context
 from .training.spec import Baseline, Sharded, Spec, Subnets, make_spec
+
+R = TypeVar("R")
 
 
 def count(number: int, noun: str) -> str:
@@ -107,16 +109,9 @@ def run_cell(
     run: Run[list[Any]] = Run("ranks", {"workers": workers}, title=f"a cell on {workers} ranks")
     store.keep(run)
     run.post(Started(way="ranks", options=run.options, workers=workers))
-    (pool or shared_pool()).submit(
-        run,
-        spmd_program,
-        {"source": source, "names": dict(push or {}), "only": tuple(only)},
-        workers=workers,
-        finish=give_values,
-        is_cooperative=False,
-        timeout=timeout,
-    )
-    return run
+    arguments = {"source": source, "names": dict(push or {}), "only": tuple(only)}
+    how = {"finish": give_values, "is_cooperative": False, "timeout": timeout}
+    return _submit(run, pool, spmd_program, arguments, workers, **how)
 
 
 def launch(task: Task | None, spec: Spec, *, pool: RankPool | None = None, record: bool = True) -> Run[Result]:
@@ -128,10 +123,20 @@ def launch(task: Task | None, spec: Spec, *, pool: RankPool | None = None, recor
     if record:
         store.keep(run)
     run.post(Started(way=spec.way, options=spec.options(), workers=spec.workers))
+    return _submit(run, pool, run_program, {"task": task, "spec": spec}, spec.workers, finish=_finish)
+
+
+def _submit(
+    run: Run[R],
+    pool: RankPool | None,
+    program: Callable[..., Any],
+    arguments: dict[str, Any],
+    workers: int,
+    **how: Any,
+) -> Run[R]:
+    """Hand a run to the ranks; one that they do not take has failed, on record too."""
     try:
-        (pool or shared_pool()).submit(
-            run, run_program, {"task": task, "spec": spec}, workers=spec.workers, finish=_finish
-        )
+        (pool or shared_pool()).submit(run, program, arguments, workers=workers, **how)
     except LabError as error:
         run.fail(error)
         raise

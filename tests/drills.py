@@ -30,7 +30,7 @@ from cooptim_lab.ranks.forking import shared_nursery
 from cooptim_lab.ranks.job import ANSWER_SECONDS, give_values
 from cooptim_lab.runs.events import Output
 from cooptim_lab.runs.run import Run
-from cooptim_lab.training.aggregate import complete
+from cooptim_lab.training.waiting import complete
 from tests.support import rank_processes, wait_until
 
 WORKERS, REACH_SECONDS = 4, 2.0

@@ -36,6 +36,7 @@ import psutil
 from ..errors import InputError
 from ..hardware import allowed_cpus
 from ..training.context import Context
+from ..training.waiting import complete
 from . import wire
 from .guard import open_segments
 from .meeting import Meeting
@@ -56,7 +57,7 @@ class Rank:
         self._sending = threading.Lock()
         self._inbox: queue.SimpleQueue[Start | Leave] = queue.SimpleQueue()
         self._job: int | None = None  # what runs now
-        self._communicators: dict[int, tuple[int, Any]] = {}
+        self._communicators: dict[int, tuple[int, Any, Any]] = {}
         self._store = Store()
         self._stop = Stop(job=-1)  # the last one heard; it may come before its job has begun
         self._interruptible = False
@@ -134,26 +135,31 @@ class Rank:
     def _call(self, start: Start) -> Any:
         program, arguments = unpack(start.call)
         set_threads(start.threads)
+        comm, ending = self._communicators_of(start.workers, start.epoch)
         context = Context(
-            self._communicator(start.workers, start.epoch),
+            comm,
             report=lambda event: self.send(Happened(start.job, event)),
             stopping=lambda: self._stop.job == start.job,
             threads=start.threads,
         )
-        return program(context, **arguments)
+        value = program(context, **arguments)
+        # A rank that has ended still serves the others: one-sided access to its memory needs its MPI to be at work.
+        complete(ending.Ibarrier())
+        return value
 
-    def _communicator(self, workers: int, epoch: int) -> Any:
-        """Of the first `workers` ranks, kept from job to job: making one is collective, and cells may count on theirs.
+    def _communicators_of(self, workers: int, epoch: int) -> tuple[Any, Any]:
+        """Two of the first `workers` ranks: the program's, and one to end together by, which no program sees.
 
-        After a job that failed there is another, so that what was left in flight never meets what follows.
+        They are kept from job to job: making one is collective, and cells may count on theirs. After a job that failed
+        there are others, so that what was left in flight never meets what follows.
         """
-        known, comm = self._communicators.get(workers, (-1, None))
+        known, comm, ending = self._communicators.get(workers, (-1, None, None))
         if known != epoch or not comm:
             group = self._world.Get_group().Range_incl([(0, workers - 1, 1)])
-            comm = self._world.Create_group(group, epoch % TAGS)
+            comm, ending = (self._world.Create_group(group, (2 * epoch + which) % TAGS) for which in (0, 1))
             group.Free()
-            self._communicators[workers] = (epoch, comm)
-        return comm
+            self._communicators[workers] = (epoch, comm, ending)
+        return comm, ending
 
 
 def set_threads(threads: int) -> None:

@@ -383,7 +383,7 @@ def end_in_words_of_launcher(said: str, pid: int) -> int | None:
     if mpich:
         code = int(mpich[1])  # it says a signal's number and an exit code alike
         return -code if code in KILLING_SIGNALS else code
-    open_mpi = re.search(rf"PID {pid} on node \S+ exited on signal (\d+)", said)
+    open_mpi = re.search(rf"PID\s+{pid}\s+on\s+node\s+\S+\s+exited\s+on\s+signal\s+(\d+)", said)
     return -int(open_mpi[1]) if open_mpi else None
 
 

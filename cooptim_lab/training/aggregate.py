@@ -9,7 +9,6 @@ rank can leave another waiting.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -17,29 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-
-SPINS = 2000
-"""Polls before a waiting rank begins to sleep between them: about a millisecond."""
-
-
-_abandoned: list[tuple[Any, ...]] = []
-"""Requests that an interrupt left unfinished, and their buffers: MPI may write there until it is finalized."""
-
-
-def complete(request: Any, *buffers: Any) -> None:
-    """Wait for an MPI request so that Python can interrupt it, and so that a long wait leaves the core to others.
-
-    `buffers` are the arrays that it reads and writes; they outlive the request, also one that is interrupted.
-    """
-    spins = 0
-    try:
-        while not request.Test():
-            spins += 1
-            if spins > SPINS:
-                time.sleep(5e-5)
-    except BaseException:  # an interrupt above all; raised again below
-        _abandoned.append((request, *buffers))
-        raise
+from .waiting import complete
 
 
 class Aggregator:

@@ -114,7 +114,7 @@ def test_ends_in_the_words_of_launchers():
     mpich = "=   RANK 1 PID 77 RUNNING AT b\n=   KILLED BY SIGNAL: 9\n=   EXIT CODE: 9"
     assert end_in_words_of_launcher(mpich, 77) == -9
     assert end_in_words_of_launcher(mpich, 7) is None
-    open_mpi = "prterun noticed that process rank 1 with PID 77 on node b exited on signal 11 (Segmentation fault)."
+    open_mpi = "prterun noticed that process rank 1 with PID 77 on node b exited on\nsignal 11 (Segmentation fault)."
     assert end_in_words_of_launcher(open_mpi, 77) == -11
 
 
