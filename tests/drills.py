@@ -31,6 +31,7 @@ from cooptim_lab.ranks.job import ANSWER_SECONDS, give_values
 from cooptim_lab.runs.events import Output
 from cooptim_lab.runs.run import Run
 from cooptim_lab.training.waiting import complete
+from tests.kernel.server import Server, server
 from tests.support import rank_processes, wait_until
 
 WORKERS, REACH_SECONDS = 4, 2.0
@@ -135,6 +136,34 @@ class Drills:
         assert wait_until(lambda: rank_processes() <= before, REACH_SECONDS), "processes are left"
         return time.monotonic() - began
 
+    def the_server_is_killed(self) -> float:
+        before = rank_processes()
+        with tempfile.TemporaryDirectory() as folder, server(Path(folder)) as jupyter:
+            self._begin_in_notebook(jupyter, before)
+            began = time.monotonic()
+            jupyter.process.send_signal(signal.SIGKILL)
+            assert wait_until(lambda: rank_processes() <= before, 2 * REACH_SECONDS), "processes are left"
+        return time.monotonic() - began
+
+    def the_kernel_is_restarted(self) -> float:
+        before = rank_processes()
+        with tempfile.TemporaryDirectory() as folder, server(Path(folder)) as jupyter:
+            self._begin_in_notebook(jupyter, before)
+            ranks = rank_processes() - before
+            began = time.monotonic()
+            jupyter.restart_kernel()
+            assert wait_until(lambda: rank_processes().isdisjoint(ranks), 2 * REACH_SECONDS), "processes are left"
+            seconds = time.monotonic() - began
+        assert wait_until(lambda: rank_processes() <= before, 2 * REACH_SECONDS), "processes are left"
+        return seconds
+
+    def _begin_in_notebook(self, jupyter: Server, before: set[int]) -> None:
+        """A run that goes on in a notebook's kernel, for a random time."""
+        jupyter.run("%cooptim sharded --workers 2 --epochs 10000000 --bg -o run")
+        jupyter.run("import time\nwhile run.state != 'running': time.sleep(0.01)")
+        assert len(rank_processes() - before) >= 5
+        time.sleep(self.random.random() * 0.5)
+
     def a_flood_of_output(self) -> float:
         def program(context, lines) -> None:
             import sys
@@ -213,6 +242,8 @@ DRILLS: dict[str, float] = {  # how often, as a part of --times
     "an_interrupt_at_a_random_moment": 1,
     "the_kernel_is_killed": 0.4,
     "the_guard_is_killed": 0.4,
+    "the_server_is_killed": 0.1,
+    "the_kernel_is_restarted": 0.1,
     "a_flood_of_output": 0,
     "a_rank_closes_its_descriptors": 0,
     "no_room_for_data": 0,
@@ -224,21 +255,27 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--times", type=int, default=50, help="how often each (default 50)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
-    os.environ["COOPTIM_HOME"] = tempfile.mkdtemp(prefix="drills-")  # it marks the processes that are ours
+    with tempfile.TemporaryDirectory(prefix="drills-") as home:
+        os.environ["COOPTIM_HOME"] = home  # it marks the processes that are ours
+        return drill(options.times, options.seed)
+
+
+def drill(times: int, seed: int) -> int:
+    """Every drill, `times` its share; 1 when one falls short."""
     nursery = shared_nursery()
     assert nursery is None or nursery.wait_until_ready()
     with RankPool(WORKERS) as pool:
-        drills = Drills(pool, options.seed)
+        drills = Drills(pool, seed)
         drills.works_again()
         for name, share in DRILLS.items():
-            times = max(1, round(options.times * share))
-            seconds = [getattr(drills, name)() for _ in range(times)]
-            print(f"{name.replace('_', ' ')} ×{times}: slowest recovery {max(seconds):.2f} s", flush=True)
+            count = max(1, round(times * share))
+            seconds = [getattr(drills, name)() for _ in range(count)]
+            print(f"{name.replace('_', ' ')} ×{count}: slowest recovery {max(seconds):.2f} s", flush=True)
             if max(seconds) > REACH_SECONDS:
                 print(f"FALLS SHORT: more than {REACH_SECONDS:g} s")
                 return 1
-        tasks_in_a_row(pool, 4 * options.times)
-        print(f"{4 * options.times} tasks in a row: descriptors, threads, memory and segments flat")
+        tasks_in_a_row(pool, 4 * times)
+        print(f"{4 * times} tasks in a row: descriptors, threads, memory and segments flat")
     assert wait_until(lambda: not rank_processes(), 3), "processes are left"
     return 0
 

@@ -96,6 +96,12 @@ class Run(Generic[R]):
         """Why it failed, or None."""
         return self._error
 
+    @property
+    def aftermath(self) -> str:
+        """What else is to be said of a run that was stopped: that ranks had to be replaced, say. Often empty."""
+        end = self.log.since(0)[-1] if self.ended else None
+        return end.message.removeprefix("stopped") if isinstance(end, Ended) and self.state == "stopped" else ""
+
     def join(self, timeout: float) -> bool:
         """Wait for the end, `timeout` seconds at the most; returns whether it has come. Raises nothing of the run's."""
         return self._ended.wait(timeout)
@@ -124,7 +130,7 @@ class Run(Generic[R]):
         if self._error is not None:
             raise self._error
         if self._result is None and self.state == "stopped":
-            raise RunStopped(f"run {self.id} was stopped before it had a result")
+            raise RunStopped(f"run {self.id} was stopped before it had a result{self.aftermath}")
         return self._result  # type: ignore[return-value]
 
     def stop(self) -> None:

@@ -139,7 +139,7 @@ def watch(view: RunView) -> None:
         raise run.error
     if interrupts:
         kept = "; what was trained is kept" if run.result is not None else ""
-        raise Interrupted(f"run {run.id} was stopped{kept}")
+        raise Interrupted(f"run {run.id} was stopped{run.aftermath}{kept}")
 
 
 def watch_in_background(view: RunView) -> None:

@@ -8,9 +8,12 @@ import signal
 import pytest
 
 from cooptim_lab.runs import store
+from tests.kernel.server import server
 from tests.support import GONE_SECONDS, rank_processes, wait_until
 
 pytestmark = pytest.mark.mpi
+MOST = 5
+"""Guard, mpiexec, nursery and two ranks."""
 GO = "%cooptim sharded --epochs 10000000 --bg -o run"
 
 
@@ -28,6 +31,22 @@ def test_killed(start_kernel, nothing_left):
         os.kill(kernel.manager.provisioner.pid, signal.SIGKILL)
         kernel.manager.provisioner.process.wait()
     assert store.load(id).state == "lost"
+
+
+def test_with_the_server_that_was_killed(tmp_path, nothing_left):
+    with server(tmp_path) as jupyter:
+        jupyter.run(GO)
+        assert wait_until(lambda: len(nothing_left()) >= MOST)
+        jupyter.process.send_signal(signal.SIGKILL)
+
+
+def test_restarted_by_the_server(tmp_path, nothing_left):
+    with server(tmp_path) as jupyter:
+        jupyter.run(GO)
+        assert wait_until(lambda: len(nothing_left()) >= MOST)
+        first = nothing_left()
+        jupyter.restart_kernel()
+        assert wait_until(lambda: not rank_processes() & first, GONE_SECONDS)
 
 
 def test_shut_down_and_restarted(start_kernel, nothing_left):
