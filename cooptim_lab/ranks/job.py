@@ -87,6 +87,8 @@ class Job:
             self.run.fail(self.failure)
         else:
             self.finish(self.run, [self._values[rank] for rank in range(self.workers)], self.run.stop_level > 0)
+        for rank in range(self.workers):
+            ranks.send(rank, wire.Rest())
 
     def _ship(self, ranks: RankSet) -> None:
         """Bring the large buffers to machines that cannot map this one's memory: each once, to one of their ranks."""

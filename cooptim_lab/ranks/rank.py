@@ -36,7 +36,7 @@ import psutil
 from ..errors import InputError
 from ..hardware import allowed_cpus
 from ..training.context import Context
-from ..training.waiting import complete
+from ..training.waiting import LONGEST, SHORTEST
 from . import wire
 from .guard import open_segments
 from .meeting import Meeting
@@ -55,9 +55,9 @@ class Rank:
     def __init__(self, control: Connection, world: Any, printed: Sequence[socket.socket] = ()) -> None:
         self._control, self._world, self._printed = control, world, printed
         self._sending = threading.Lock()
-        self._inbox: queue.SimpleQueue[Start | Leave] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Start | wire.Rest | Leave] = queue.SimpleQueue()
         self._job: int | None = None  # what runs now
-        self._communicators: dict[int, tuple[int, Any, Any]] = {}
+        self._communicators: dict[int, tuple[int, Any]] = {}
         self._store = Store()
         self._stop = Stop(job=-1)  # the last one heard; it may come before its job has begun
         self._interruptible = False
@@ -66,8 +66,10 @@ class Rank:
 
     def serve(self) -> None:
         """Run programs until told to leave."""
-        while isinstance(message := self._inbox.get(), Start):
-            self._run(message)
+        while not isinstance(message := self._inbox.get(), Leave):
+            if isinstance(message, Start):
+                self._run(message)
+                self._serve_others()
 
     def send(self, message: Any) -> None:
         """To the kernel; from any thread."""
@@ -135,31 +137,34 @@ class Rank:
     def _call(self, start: Start) -> Any:
         program, arguments = unpack(start.call)
         set_threads(start.threads)
-        comm, ending = self._communicators_of(start.workers, start.epoch)
         context = Context(
-            comm,
+            self._communicator(start.workers, start.epoch),
             report=lambda event: self.send(Happened(start.job, event)),
             stopping=lambda: self._stop.job == start.job,
             threads=start.threads,
         )
-        value = program(context, **arguments)
-        # A rank that has ended still serves the others: one-sided access to its memory needs its MPI to be at work.
-        complete(ending.Ibarrier())
-        return value
+        return program(context, **arguments)
 
-    def _communicators_of(self, workers: int, epoch: int) -> tuple[Any, Any]:
-        """Two of the first `workers` ranks: the program's, and one to end together by, which no program sees.
+    def _serve_others(self) -> None:
+        """Keep MPI at work until all ranks have ended: one-sided access to this one's memory needs it."""
+        pause = SHORTEST
+        while self._inbox.empty():
+            self._world.Iprobe()
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST)
 
-        They are kept from job to job: making one is collective, and cells may count on theirs. After a job that failed
-        there are others, so that what was left in flight never meets what follows.
+    def _communicator(self, workers: int, epoch: int) -> Any:
+        """Of the first `workers` ranks, kept from job to job: making one is collective, and cells may count on theirs.
+
+        After a job that failed there is another, so that what was left in flight never meets what follows.
         """
-        known, comm, ending = self._communicators.get(workers, (-1, None, None))
+        known, comm = self._communicators.get(workers, (-1, None))
         if known != epoch or not comm:
             group = self._world.Get_group().Range_incl([(0, workers - 1, 1)])
-            comm, ending = (self._world.Create_group(group, (2 * epoch + which) % TAGS) for which in (0, 1))
+            comm = self._world.Create_group(group, epoch % TAGS)
             group.Free()
-            self._communicators[workers] = (epoch, comm, ending)
-        return comm, ending
+            self._communicators[workers] = (epoch, comm)
+        return comm
 
 
 def set_threads(threads: int) -> None:

@@ -54,6 +54,11 @@ class Stop:
 
 
 @dataclass(frozen=True)
+class Rest:
+    """Every rank has ended the job: no other one needs this one's MPI any more."""
+
+
+@dataclass(frozen=True)
 class Leave:
     """Finalize MPI and exit."""
 
