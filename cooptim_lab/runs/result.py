@@ -43,12 +43,22 @@ class Result:
     subnet_scores: tuple[float, ...] = ()
     """The metric of every subnet by itself."""
     diversity: float | None = None
-    """Mean squared distance of the subnets' outputs from their mean."""
+    """By how much their mean is better than they are on the average, in loss (see `training.fuse.diversity`)."""
     network_bytes: bytes = field(repr=False)
+    """The network, and the subnets it was fused from (or none), pickled together: what they share is kept once."""
 
-    @cached_property
+    @property
     def network(self) -> nn.Module:
         """The trained network: one `nn.Module`, in evaluation mode."""
+        return self._networks[0]
+
+    @property
+    def subnets(self) -> tuple[nn.Module, ...]:
+        """The trained sub-networks; empty for the other ways."""
+        return self._networks[1]
+
+    @cached_property
+    def _networks(self) -> tuple[nn.Module, tuple[nn.Module, ...]]:
         import cloudpickle
 
         return cloudpickle.loads(self.network_bytes)

@@ -1,11 +1,23 @@
-"""N trained subnets become one network again."""
+"""N trained subnets become one network again. Four ways, each a plain `nn.Module` that saves, loads and exports.
+
+- `mean`: y = f(x) = 1/N Σ f_i(x), of outputs (logits, for classes).
+- `vote`: each subnet has one vote for a class.
+- `soup`: the mean of the *weights*: right for networks that share a training, a lesson for those that do not.
+- `merge`: back into the original network, each part in its own place. Of replicas that is block-diagonal, and equals
+  their mean; of the network's own neurons it is the network itself, trained in parts.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import copy
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
+
+from ..errors import InputError
+from .split import Division
+from .units import state_of
 
 
 class MeanFusion(nn.Module):
@@ -23,11 +35,97 @@ class MeanFusion(nn.Module):
         return total / len(self.subnets)
 
 
-def diversity(outputs: Tensor) -> float:
-    """The mean squared distance of the subnets' outputs (N, batch, ...) from their mean.
+class VoteFusion(nn.Module):
+    """A vote of the subnets: the logarithm of each class's share of N + 1 votes.
 
-    MSE(ensemble) = mean MSE − diversity: Krogh & Vedelsby, "Neural network ensembles, cross validation, and active
-    learning", NIPS 7, 1995.
+    Every subnet votes for its first choice; one more vote is divided as the subnets' mean probabilities, so that ties
+    are broken, and no class has none.
+    """
+
+    def __init__(self, subnets: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.subnets = nn.ModuleList(subnets)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Log shares (batch, classes, ...) for a batch x (batch, ...)."""
+        outputs = torch.stack([subnet(x) for subnet in self.subnets])  # (N, batch, classes, ...)
+        classes = torch.arange(outputs.shape[2], device=x.device).view(-1, *[1] * (outputs.dim() - 3))
+        votes = (outputs.argmax(2, keepdim=True) == classes).to(outputs.dtype).sum(0)
+        return ((votes + outputs.softmax(2).mean(0)) / (len(self.subnets) + 1)).log()
+
+
+def fuse_mean(subnets: Sequence[nn.Module], division: Division, which: Sequence[int]) -> nn.Module:
+    return MeanFusion(subnets)
+
+
+def fuse_vote(subnets: Sequence[nn.Module], division: Division, which: Sequence[int]) -> nn.Module:
+    return VoteFusion(subnets)
+
+
+def fuse_soup(subnets: Sequence[nn.Module], division: Division, which: Sequence[int]) -> nn.Module:
+    """The network whose weights are the mean of the subnets'.
+
+    Raises
+    ------
+    InputError
+        When the subnets are not all alike.
+    """
+    states = [state_of(subnet) for subnet in subnets]
+    shapes = [{name: value.shape for name, value in state.items()} for state in states]
+    if any(shape != shapes[0] for shape in shapes):
+        raise InputError("fuse = soup averages weights, and the subnets are not equally wide: give an N that divides")
+    soup = copy.deepcopy(subnets[0])
+    with torch.no_grad():
+        for name, value in state_of(soup).items():
+            mean = torch.stack([state[name].double() for state in states]).mean(0)
+            value.copy_(mean if value.is_floating_point() else mean.round())
+    return soup
+
+
+def fuse_merge(subnets: Sequence[nn.Module], division: Division, which: Sequence[int]) -> nn.Module:
+    """The original network with the subnets' weights in the places of their units.
+
+    Where the subnets are fresh, what lies between units of different ones is zero, and what leads to the outputs is
+    divided by their number: the network's output is then the mean of theirs.
+
+    Raises
+    ------
+    InputError
+        When the task's own `subnet(i)` made the subnets: there is no place for them in the network.
+    """
+    if division.units is None:
+        raise InputError("fuse = merge needs subnets that were cut from the model: leave subnet(i) out, or fuse mean")
+    merged = copy.deepcopy(division.model)
+    whole, states = state_of(merged), [state_of(subnet) for subnet in subnets]
+    parts = [division.parts[i] for i in which]
+    if division.is_fresh:
+        whole = {name: torch.zeros_like(value) for name, value in whole.items()}
+    joined = division.units.join(whole, states, parts)
+    with torch.no_grad():
+        for name, value in state_of(merged).items():
+            is_shared_out = division.is_fresh and division.units.is_output(name)
+            value.copy_(joined[name] / len(subnets) if is_shared_out else joined[name])
+    return merged
+
+
+FUSIONS: dict[str, Callable[[Sequence[nn.Module], Division, Sequence[int]], nn.Module]] = {
+    "mean": fuse_mean,
+    "vote": fuse_vote,
+    "soup": fuse_soup,
+    "merge": fuse_merge,
+}
+"""(subnets, how they were divided, their numbers) -> one network; the subnets are not changed."""
+
+
+def diversity(outputs: Tensor, *, is_classification: bool = False) -> float:
+    """By how much fusing by the mean lowers the loss: loss(ensemble) = mean loss of the subnets − diversity.
+
+    For the squared error it is the mean squared distance of the subnets' outputs (N, batch, ...) from their mean (Krogh
+    & Vedelsby, "Neural network ensembles, cross validation, and active learning", NIPS 7, 1995). For cross-entropy on
+    the mean of logits (N, batch, classes, ...) it is mean_i logsumexp(z_i) − logsumexp(mean z), at least 0 because
+    logsumexp is convex; it does not depend on the labels, whose logit is averaged alike on both sides.
     """
     with torch.no_grad():
+        if is_classification:
+            return float((outputs.logsumexp(2).mean(0) - outputs.mean(0).logsumexp(1)).mean())
         return float((outputs - outputs.mean(0)).square().mean())

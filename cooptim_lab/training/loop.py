@@ -46,15 +46,24 @@ class Clock:
         self.seconds += time.perf_counter() - self._since
         return self.seconds
 
+    def resume(self) -> None:
+        self._since = time.perf_counter()
+
     @contextmanager
     def paused(self) -> Iterator[None]:
         self.stop()
         yield
-        self._since = time.perf_counter()
+        self.resume()
 
 
 class Recorder:
     """Gathers losses as tensors and sends them as points a few times a second, so that recording costs next to nothing.
+
+    Parameters
+    ----------
+    may_diverge
+        What to do when a curve's loss is not finite: call this with its place, once, and end the curve there. None:
+        raise.
 
     Raises
     ------
@@ -63,8 +72,16 @@ class Recorder:
     """
 
     def __init__(
-        self, report: Callable[[Event], None], rank: int, curves: Sequence[str], steps_per_epoch: int, epochs: int
+        self,
+        report: Callable[[Event], None],
+        rank: int,
+        curves: Sequence[str],
+        steps_per_epoch: int,
+        epochs: int,
+        may_diverge: Callable[[int, str], None] | None = None,
     ) -> None:
+        self._may_diverge = may_diverge
+        self._ended: set[int] = set()
         self._report, self._rank, self._curves = report, rank, tuple(curves)
         self._per_epoch, self._total = steps_per_epoch, steps_per_epoch * epochs
         self._pending: list[Tensor] = []
@@ -91,14 +108,18 @@ class Recorder:
         first = self._done - len(self._pending)
         x = tuple((first + i + 1) / self._per_epoch for i in range(len(self._pending)))
         self._pending = []
-        for curve, y in zip(self._curves, values, strict=True):
+        for place, (curve, y) in enumerate(zip(self._curves, values, strict=True)):
+            if place in self._ended:
+                continue
             bad = next((i for i, value in enumerate(y) if not math.isfinite(value)), None)
             if bad is not None:
-                raise InputError(
-                    f"the loss of '{curve}' became {y[bad]} in epoch {math.ceil(x[bad])}: "
-                    "lower the learning rate, scale the inputs, or look for NaN in the data"
-                )
-            self._report(Points(rank=self._rank, curve=curve, x=x, y=tuple(y)))
+                said = f"the loss of '{curve}' became {y[bad]} in epoch {math.ceil(x[bad])}"
+                if self._may_diverge is None:
+                    raise InputError(f"{said}: lower the learning rate, scale the inputs, or look for NaN in the data")
+                self._ended.add(place)
+                self._may_diverge(place, said)
+            if bad != 0:
+                self._report(Points(rank=self._rank, curve=curve, x=x[:bad], y=tuple(y[:bad])))
         self._report(Progress(rank=self._rank, done=self._done, total=self._total))
 
 

@@ -100,11 +100,16 @@ class Subnets(Spec):
 
     way: ClassVar[str] = "subnets"
     subnets: int = subnets_option()
-    split: str = option("replicas", "how the network becomes N small ones", choices=("replicas",))
-    fuse: str = option("mean", "how N outputs become one", choices=("mean",))
+    split: str = option("replicas", "fresh narrow copies, or its own hidden units", choices=("replicas", "neurons"))
+    resplit: int = option(0, "deal the neurons anew every so many epochs; 0: never", at_least=0)
+    fuse: str = option("mean", "how N networks become one", choices=("mean", "vote", "soup", "merge"))
+    data: str = option("all", "the rows that each sub-network sees", choices=("all", "bootstrap", "shard"))
+    engine: str = option("auto", "how they train at once; auto measures", choices=("auto", "stacked", "separate"))
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.resplit and self.split != "neurons":
+            raise InputError(f"resplit = {self.resplit}: only neurons can be dealt anew; add split = neurons")
         if self.workers > self.subnets:
             raise InputError(
                 f"workers = {self.workers}: there are only {self.subnets} sub-networks to share; "

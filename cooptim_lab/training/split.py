@@ -1,103 +1,116 @@
-"""One network becomes N small ones."""
+"""One network becomes N small ones.
+
+- `replicas`: N narrower networks of the same make, freshly initialised; together they have the network's hidden units.
+- `neurons`: N disjoint parts of the network's own hidden units, with the weights they have; they may be dealt anew
+  while training goes on. This is independent subnet training: Yuan et al., "Distributed learning of deep neural
+  networks using independent subnet training", VLDB 2022.
+
+What a network can be cut along is found in `units`; a task may define its own `subnet(i)` instead.
+"""
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import InputError
 from ..task import Task
 from .prepare import build_model
 from .seeds import derive
-
-ELEMENTWISE = (
-    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Tanh, nn.Sigmoid,
-    nn.Softplus, nn.Softsign, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.LogSigmoid, nn.Identity, nn.Dropout,
-)  # fmt: skip
-"""Layers that treat every unit alike, so that they need no narrowing and can run on stacked subnets as they are."""
+from .units import OFFER, Part, Units, find_units
 
 
-def make_subnets(task: Task, subnets: int, seed: int, which: range | None = None) -> list[nn.Module]:
-    """The sub-networks `which` (default: all) of N, freshly initialised.
+@dataclass(frozen=True)
+class Division:
+    """How a network is divided among N subnets.
 
-    Subnet i depends on the seed and on i alone, never on how many ranks share the work.
+    Attributes
+    ----------
+    model
+        The network; never changed.
+    units, parts
+        What it is cut along, and which units each subnet has; None and none where the task defines `subnet(i)`.
+    """
+
+    task: Task
+    model: nn.Module
+    subnets: int
+    seed: int
+    is_fresh: bool
+    units: Units | None = None
+    parts: tuple[Part, ...] = ()
+
+    def make(self, which: Iterable[int] | None = None) -> list[nn.Module]:
+        """The subnets `which` (default: all), ready to be trained.
+
+        A fresh subnet depends on the seed and on its number alone, never on how many ranks share the work. Layers that
+        can (`reset_parameters`) initialise themselves; a parameter of no such layer keeps the network's values.
+
+        Raises
+        ------
+        InputError
+            When `subnet(i)` does not return a module.
+        """
+        return [self._make(i) for i in (range(self.subnets) if which is None else which)]
+
+    def deal_again(self, deal: int) -> Division:
+        """The network's units among the subnets in another way: the deal of this number."""
+        assert self.units is not None
+        generator = None if self.is_fresh else torch.Generator().manual_seed(derive(self.seed, deal))
+        return replace(self, parts=tuple(self.units.deal(self.subnets, generator)))
+
+    def _make(self, i: int) -> nn.Module:
+        torch.manual_seed(derive(self.seed, i))
+        if self.units is None:
+            assert self.task.subnet is not None
+            built = self.task.subnet(i)
+            if not isinstance(built, nn.Module):
+                raise InputError(f"subnet({i}) returned a {type(built).__name__}: it must return an nn.Module")
+            return built.train()
+        subnet = self.units.narrow(self.parts[i])
+        if self.is_fresh:
+            for module in subnet.modules():
+                reset = getattr(module, "reset_parameters", getattr(module, "_reset_parameters", None))
+                if callable(reset):
+                    reset()
+        return subnet.train()
+
+
+def divide(task: Task, sample: Tensor, subnets: int, *, split: str, seed: int) -> Division:
+    """Divide a task's network into N, as `split` says.
+
+    Parameters
+    ----------
+    sample
+        A batch (batch, ...) that the network takes.
 
     Raises
     ------
     InputError
-        When the model cannot be narrowed, or `subnet(i)` does not return a module.
+        When the network cannot be cut so: what stands in the way is named.
     """
     model = build_model(task.model, seed)
-    made = []
-    for i in which if which is not None else range(subnets):
-        torch.manual_seed(derive(seed, i))
-        if task.subnet is None:
-            made.append(narrow(model, subnets, i))
-            continue
-        built = task.subnet(i)
-        if not isinstance(built, nn.Module):
-            raise InputError(f"subnet({i}) returned a {type(built).__name__}: it must return an nn.Module")
-        made.append(built.train())
-    return made
-
-
-def narrow(model: nn.Module, subnets: int, i: int) -> nn.Module:
-    """Subnet `i` of N: the same Sequential perceptron with every hidden layer 1/N as wide, freshly initialised.
-
-    A width that N does not divide is spread as evenly as it goes: the first (width mod N) subnets get one unit more, so
-    the subnets together have as many hidden units as the model.
-
-    Raises
-    ------
-    InputError
-        When a layer cannot be narrowed (named, with `subnet(i)` offered), or N exceeds the narrowest hidden layer.
-    """
-    layers = _perceptron_layers(model)
-    linear = [layer for layer in layers if isinstance(layer, nn.Linear)]
-    widths = [layer.out_features for layer in linear[:-1]]
-    if not widths and subnets > 1:
-        raise InputError("the model has no hidden layer to narrow: define subnet(i) in the task")
-    if widths and subnets > min(widths):
-        raise InputError(
-            f"subnets = {subnets}: the narrowest hidden layer has {min(widths)} units; give at most {min(widths)}"
-        )
-
-    narrowed: list[nn.Module] = []
-    width_in = linear[0].in_features
-    for layer in layers:
-        if not isinstance(layer, nn.Linear):
-            narrowed.append(copy.deepcopy(layer))
-            continue
-        width, spare = divmod(layer.out_features, subnets)
-        width_out = layer.out_features if layer is linear[-1] else width + (i < spare)
-        narrowed.append(nn.Linear(width_in, width_out, bias=layer.bias is not None, dtype=layer.weight.dtype))
-        width_in = width_out
-    return nn.Sequential(*narrowed)
-
-
-def is_elementwise_or_front(layer: nn.Module, *, is_in_front: bool) -> bool:
-    """Whether a layer of a perceptron needs no narrowing: elementwise, or a Flatten in front of the first Linear."""
-    return type(layer) in ELEMENTWISE or (is_in_front and type(layer) is nn.Flatten)
-
-
-def _perceptron_layers(model: nn.Module) -> list[nn.Module]:
-    """The layers of a (nested) Sequential perceptron, in order; anything else is refused by name."""
-    if type(model) is not nn.Sequential:
-        raise InputError(
-            f"the model is a {type(model).__name__}, and only a Sequential perceptron is narrowed automatically: "
-            "define subnet(i) in the task"
-        )
-    layers: list[nn.Module] = []
-    for name, layer in model.named_modules(remove_duplicate=False):
-        if type(layer) is nn.Sequential:
-            continue
-        is_in_front = not any(isinstance(before, nn.Linear) for before in layers)
-        if not (type(layer) is nn.Linear or is_elementwise_or_front(layer, is_in_front=is_in_front)):
+    if task.subnet is not None:
+        if split != "replicas":
             raise InputError(
-                f"layer {name} is a {type(layer).__name__}, which cannot be narrowed automatically: "
-                "define subnet(i) in the task"
+                f"split = {split} cuts the model itself: leave subnet(i) out of the task, or split replicas"
             )
-        layers.append(layer)
-    return layers
+        return Division(task, model, subnets, seed, is_fresh=True)
+    units = find_units(model, sample)
+    division = Division(task, model, subnets, seed, split == "replicas", units).deal_again(0)
+    _see_it_run(division, sample)
+    return division
+
+
+def _see_it_run(division: Division, sample: Tensor) -> None:
+    """A network may have its own widths written into it, which no copy can follow."""
+    with torch.random.fork_rng(), torch.no_grad():
+        for i in {0, division.subnets - 1}:  # the widest and the narrowest
+            try:
+                division.make([i])[0](sample)
+            except Exception as error:  # it is the user's own code
+                why = (str(error).splitlines() or [type(error).__name__])[0]
+                raise InputError(f"a narrower copy of the model does not run ({why}): {OFFER}") from error

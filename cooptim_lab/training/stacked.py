@@ -4,29 +4,30 @@ Subnets of the same architecture make one stack; whatever is different makes a s
 Three engines, from the fastest to the most general:
 
 - `grouped`: perceptrons, one batched matrix product (`baddbmm`) per layer;
-- `vmap`: any module without buffers, by `torch.func`;
-- `separate`: one module after the other (buffers such as BatchNorm's, or nothing to share).
+- `vmap`: any other module, by `torch.func`, its buffers (BatchNorm's statistics) stacked too;
+- `separate`: one module after the other.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import cloudpickle
 import torch
 from torch import Tensor, nn
 
-from .loop import Step
-from .prepare import IGNORED_LABEL
-from .split import is_elementwise_or_front
+from .units import state_of
 
-STACKABLE_OPTIMIZERS = (
-    torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam, torch.optim.RAdam, torch.optim.Adamax,
-    torch.optim.RMSprop, torch.optim.Adagrad, torch.optim.Adadelta, torch.optim.Rprop, torch.optim.ASGD,
+ELEMENTWISE = (
+    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Tanh, nn.Sigmoid,
+    nn.Softplus, nn.Softsign, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.LogSigmoid, nn.Identity, nn.Dropout,
 )  # fmt: skip
-"""Optimizers that update every number by itself, so that one over stacked parameters is N separate ones."""
+"""Layers that treat every number alike, so that they run on stacked subnets as they are."""
+
+TOLERANCE = 1e-4
+"""By so much, relatively, may a stack's buffers differ from those of its modules after one batch."""
 
 
 class Stack(Protocol):
@@ -38,11 +39,14 @@ class Stack(Protocol):
     def parameters(self) -> list[Tensor]:
         """What the optimizer updates."""
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """Outputs (members, batch, ...) of a batch (batch, ...)."""
+    def __call__(self, x: Tensor, *, is_own: bool = False) -> Tensor:
+        """Outputs (members, batch, ...) of a batch (batch, ...); `is_own`: of one of each (members, batch, ...)."""
 
     def unstack(self) -> list[nn.Module]:
         """The subnets as plain modules again, in the order of `members`."""
+
+    def like(self, subnets: Sequence[nn.Module]) -> Stack:
+        """Another stack of the same kind, of these subnets."""
 
 
 class GroupedStack:
@@ -50,10 +54,10 @@ class GroupedStack:
 
     engine = "grouped"
 
-    def __init__(self, subnets: Sequence[nn.Sequential], members: list[int]) -> None:
+    def __init__(self, subnets: Sequence[nn.Module], members: list[int]) -> None:
         self.members, self._template = members, subnets[0]
         self._layers: list[Any] = []  # a module as it is, or (weight, bias or None) stacked
-        for layers in zip(*subnets, strict=True):
+        for layers in zip(*map(leaves, subnets), strict=True):
             if not isinstance(layers[0], nn.Linear):
                 self._layers.append(layers[0])
                 continue
@@ -67,11 +71,13 @@ class GroupedStack:
     def parameters(self) -> list[Tensor]:
         return [t for pair in self._layers if isinstance(pair, tuple) for t in pair if t is not None]
 
-    def __call__(self, x: Tensor) -> Tensor:
-        is_stacked = False
+    def __call__(self, x: Tensor, *, is_own: bool = False) -> Tensor:
+        if is_own:  # a Flatten in front must leave the first two dimensions
+            x = x.flatten(2)
+        is_stacked = is_own
         for layer in self._layers:
             if not isinstance(layer, tuple):
-                x = layer(x)  # elementwise, or a Flatten in front, where x is still the plain batch
+                x = x if is_stacked and type(layer) is nn.Flatten else layer(x)
                 continue
             weight, bias = layer
             if not is_stacked:
@@ -84,8 +90,7 @@ class GroupedStack:
         for n in range(len(self.members)):
             subnet = copy.deepcopy(self._template)
             with torch.no_grad():
-                layers: list[Any] = list(subnet)
-                for layer, stacked in zip(layers, self._layers, strict=True):
+                for layer, stacked in zip(leaves(subnet), self._layers, strict=True):
                     if isinstance(stacked, tuple):
                         layer.weight.copy_(stacked[0][n].T)
                         if stacked[1] is not None:
@@ -93,38 +98,45 @@ class GroupedStack:
             subnets.append(subnet)
         return subnets
 
+    def like(self, subnets: Sequence[nn.Module]) -> Stack:
+        return type(self)(subnets, self.members)
+
 
 class VmapStack:
-    """Modules of one architecture without buffers, by `torch.func.functional_call` under `vmap`."""
+    """Modules of one architecture, by `torch.func.functional_call` under `vmap`."""
 
     engine = "vmap"
 
     def __init__(self, subnets: Sequence[nn.Module], members: list[int]) -> None:
         self.members, self._template = members, subnets[0]
-        stacked, _ = torch.func.stack_module_state(list(subnets))
-        self._parameters = {
-            name: value.detach().requires_grad_(dict(subnets[0].named_parameters())[name].requires_grad)
-            for name, value in stacked.items()
-        }
+        parameters, self._buffers = torch.func.stack_module_state(list(subnets))
+        trained = {name for name, p in subnets[0].named_parameters() if p.requires_grad}
+        self._parameters = {name: value.detach().requires_grad_(name in trained) for name, value in parameters.items()}
 
-        def call(parameters: dict[str, Tensor], x: Tensor) -> Tensor:
-            return torch.func.functional_call(self._template, parameters, (x,))
+        def call(parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor) -> Tensor:
+            return torch.func.functional_call(self._template, (parameters, buffers), (x,))
 
-        self._call = torch.vmap(call, in_dims=(0, None), randomness="different")
+        self._shared = torch.vmap(call, in_dims=(0, 0, None), randomness="different")
+        self._own = torch.vmap(call, in_dims=(0, 0, 0), randomness="different")
 
     def parameters(self) -> list[Tensor]:
         return [p for p in self._parameters.values() if p.requires_grad]
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return self._call(self._parameters, x)
+    def __call__(self, x: Tensor, *, is_own: bool = False) -> Tensor:
+        return (self._own if is_own else self._shared)(self._parameters, self._buffers, x)
 
     def unstack(self) -> list[nn.Module]:
         subnets = []
         for n in range(len(self.members)):
             subnet = copy.deepcopy(self._template)
-            subnet.load_state_dict({name: value[n].detach() for name, value in self._parameters.items()}, strict=False)
+            with torch.no_grad():
+                for name, value in state_of(subnet).items():
+                    value.copy_((self._parameters if name in self._parameters else self._buffers)[name][n])
             subnets.append(subnet)
         return subnets
+
+    def like(self, subnets: Sequence[nn.Module]) -> Stack:
+        return type(self)(subnets, self.members)
 
 
 class SingleStack:
@@ -138,80 +150,72 @@ class SingleStack:
     def parameters(self) -> list[Tensor]:
         return [p for p in self._subnet.parameters() if p.requires_grad]
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return self._subnet(x).unsqueeze(0)
+    def __call__(self, x: Tensor, *, is_own: bool = False) -> Tensor:
+        return self._subnet(x[0] if is_own else x).unsqueeze(0)
 
     def unstack(self) -> list[nn.Module]:
-        return [self._subnet]
+        return [copy.deepcopy(self._subnet)]
+
+    def like(self, subnets: Sequence[nn.Module]) -> Stack:
+        return type(self)(subnets, self.members)
 
 
-def stack(subnets: Sequence[nn.Module], *, separate: bool = False) -> list[Stack]:
-    """Gather subnets of one architecture into stacks; `separate` keeps each by itself (see the module's docstring)."""
+def stack(subnets: Sequence[nn.Module], *, separate: bool = False, sample: Tensor | None = None) -> list[Stack]:
+    """Gather subnets of one architecture into stacks (see the module's docstring). The subnets are not changed.
+
+    Parameters
+    ----------
+    separate
+        Each by itself.
+    sample
+        A batch (batch, ...): a stack that cannot take it, or leaves other buffers than its modules, is not made.
+    """
     groups: dict[object, list[int]] = {}
     for i, subnet in enumerate(subnets):
         groups.setdefault(i if separate else _signature(subnet), []).append(i)
     stacks: list[Stack] = []
     for members in groups.values():
         chosen = [subnets[i] for i in members]
-        kind = SingleStack if len(members) == 1 else GroupedStack if _is_perceptron(chosen[0]) else VmapStack
-        stacks.append(kind(chosen, members))  # type: ignore[arg-type]
+        kind: type[GroupedStack | VmapStack] = GroupedStack if _is_perceptron(chosen[0]) else VmapStack
+        if len(members) > 1 and (sample is None or _can_run(kind, chosen, sample)):
+            stacks.append(kind(chosen, members))
+        else:
+            stacks += [SingleStack([copy.deepcopy(subnets[i])], [i]) for i in members]
     return stacks
 
 
-def can_run(stacks: Sequence[Stack], sample: Tensor) -> bool:
-    """Whether every stack takes a batch: `vmap` cannot follow a module that branches on its values, say."""
-    try:
-        with torch.no_grad():
-            for each in stacks:
-                each(sample)
-    except Exception:  # noqa: BLE001 - what vmap cannot follow may raise anything
-        return False
+def leaves(module: nn.Module) -> Iterator[Any]:
+    """The layers of a (nested) Sequential, in order; a layer that is used twice comes twice."""
+    if type(module) is nn.Sequential:
+        for layer in module:
+            yield from leaves(layer)
+    else:
+        yield module
+
+
+def _can_run(kind: type[GroupedStack | VmapStack], subnets: Sequence[nn.Module], sample: Tensor) -> bool:
+    """Whether a stack does as its modules do: vmap cannot follow a branch on values, nor a buffer that is replaced."""
+    first, last = copy.deepcopy(subnets[0]), copy.deepcopy(subnets[-1])
+    with torch.no_grad(), torch.random.fork_rng():
+        try:
+            made = kind([first, last], [0, 1])
+            made(sample)
+        except Exception:  # noqa: BLE001 - what vmap cannot follow may raise anything
+            return False
+        for alone, stacked in zip((first, last), made.unstack(), strict=True):
+            alone(sample)
+            buffers = dict(stacked.named_buffers())
+            if not all(torch.allclose(b, buffers[name], rtol=TOLERANCE) for name, b in alone.named_buffers()):
+                return False
     return True
-
-
-def stacked_step(
-    stacks: Sequence[Stack],
-    make_optimizer: Callable[[Iterable[Tensor]], torch.optim.Optimizer],
-    loss: Callable[[Tensor, Tensor], Tensor],
-    x: Tensor,
-    y: Tensor,
-) -> Step[Tensor]:
-    """One step of all subnets. The sum of their losses is differentiated, so each subnet gets its own gradient."""
-    optimizers = [make_optimizer(each.parameters()) for each in stacks]
-    places = torch.tensor([member for each in stacks for member in each.members]).argsort()
-
-    def step(rows: Tensor) -> Tensor:
-        inputs, targets = x[rows], y[rows]
-        losses = []
-        for each, optimizer in zip(stacks, optimizers, strict=True):
-            optimizer.zero_grad()
-            values = per_subnet_loss(loss, each(inputs), targets)
-            values.sum().backward()
-            optimizer.step()
-            losses.append(values.detach())
-        return torch.cat(losses)[places]
-
-    return step
-
-
-def per_subnet_loss(loss: Callable[[Tensor, Tensor], Tensor], outputs: Tensor, targets: Tensor) -> Tensor:
-    """Losses (N,) of outputs (N, batch, ...) on the same targets; torch's defaults in one call, others in a loop."""
-    if loss is nn.functional.cross_entropy and outputs.dim() == 3 and targets.dim() == 1:
-        count, batch = outputs.shape[:2]
-        each = loss(outputs.flatten(0, 1), targets.repeat(count), reduction="none")
-        return each.view(count, batch).sum(1) / (targets != IGNORED_LABEL).sum()
-    if loss is nn.functional.mse_loss:
-        return (outputs - targets).square().flatten(1).mean(1)
-    return torch.stack([loss(output, targets) for output in outputs])
 
 
 def _signature(subnet: nn.Module) -> object:
     """Equal for subnets that may share a program: same layers, shapes and settings, only other weights.
 
-    Buffers, hooks and settings that cannot be compared make a subnet equal to none but itself.
+    Hooks, tied parameters and settings that cannot be compared make a subnet equal to none but itself.
     """
-    is_tied = len(list(subnet.parameters())) < len(list(subnet.named_parameters(remove_duplicate=False)))
-    if is_tied or any(True for _ in subnet.buffers()):
+    if len(list(subnet.parameters())) < len(list(subnet.named_parameters(remove_duplicate=False))):
         return id(subnet)
     settings = []
     for module in subnet.modules():
@@ -223,7 +227,8 @@ def _signature(subnet: nn.Module) -> object:
         compared = cloudpickle.dumps(settings)
     except Exception:  # noqa: BLE001 - a user's setting may refuse in any way; then it is not shared
         return id(subnet)
-    shapes = tuple((name, tuple(p.shape), p.dtype, p.requires_grad) for name, p in subnet.named_parameters())
+    trained = {name for name, p in subnet.named_parameters() if p.requires_grad}
+    shapes = tuple((name, tuple(t.shape), t.dtype, name in trained) for name, t in state_of(subnet).items())
     return repr(subnet), shapes, compared
 
 
@@ -235,8 +240,9 @@ def _is_perceptron(subnet: nn.Module) -> bool:
     if type(subnet) is not nn.Sequential or not all(p.requires_grad for p in subnet.parameters()):
         return False
     seen_linear = False
-    for layer in subnet:
-        if type(layer) is not nn.Linear and not is_elementwise_or_front(layer, is_in_front=not seen_linear):
+    for layer in leaves(subnet):
+        is_front = type(layer) is nn.Flatten and not seen_linear
+        if type(layer) is not nn.Linear and type(layer) not in ELEMENTWISE and not is_front:
             return False
         seen_linear = seen_linear or type(layer) is nn.Linear
     return seen_linear

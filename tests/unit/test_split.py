@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from cooptim_lab import Task
-from cooptim_lab.training.split import make_subnets, narrow
+from cooptim_lab.training.split import divide
 from tests.support import refused
 
 
@@ -22,6 +22,10 @@ def perceptron(*widths, activation=nn.ReLU, **options):
 
 def task(model, subnet=None):
     return Task(model=model, data=([[0.0] * 6] * 4, [0] * 4), subnet=subnet)
+
+
+def make_subnets(task, subnets, seed, which=None, split="replicas"):
+    return divide(task, torch.zeros(2, 6), subnets, split=split, seed=seed).make(which)
 
 
 def hidden_widths(subnet):
@@ -69,21 +73,23 @@ def test_what_is_no_width_stays():
         nn.Flatten(), nn.Linear(6, 8, bias=False, dtype=torch.float64), nn.LeakyReLU(0.3), nn.Dropout(0.25),
         nn.Sequential(nn.Linear(8, 4, dtype=torch.float64), nn.Tanh()), nn.Linear(4, 3, dtype=torch.float64),
     )  # fmt: skip
-    made = narrow(model, 2, 0)
-    kinds = [nn.Flatten, nn.Linear, nn.LeakyReLU, nn.Dropout, nn.Linear, nn.Tanh, nn.Linear]
+    made = divide(task(model), torch.zeros(2, 2, 3, dtype=torch.float64), 2, split="replicas", seed=0).make()[0]
+    kinds = [nn.Flatten, nn.Linear, nn.LeakyReLU, nn.Dropout, nn.Sequential, nn.Linear]
     assert [type(layer) for layer in made] == kinds
     assert (made[1].bias, made[2].negative_slope, made[3].p) == (None, 0.3, 0.25)
     assert {p.dtype for p in made.parameters()} == {torch.float64}
+    assert hidden_widths(made) == [4, 2]
 
 
 def test_a_layer_that_is_used_twice_stays_in_both_places():
     relu = nn.ReLU()
     model = nn.Sequential(nn.Linear(6, 8), relu, nn.Linear(8, 4), relu, nn.Linear(4, 3))
-    assert [type(layer) for layer in narrow(model, 2, 0)] == [nn.Linear, nn.ReLU, nn.Linear, nn.ReLU, nn.Linear]
+    made = make_subnets(task(model), 2, seed=0)[0]
+    assert [type(layer) for layer in made] == [nn.Linear, nn.ReLU, nn.Linear, nn.ReLU, nn.Linear]
 
 
 def test_one_subnet_is_as_wide_as_the_network():
-    assert hidden_widths(narrow(perceptron(6, 12, 7, 3), 1, 0)) == [12, 7]
+    assert hidden_widths(make_subnets(task(perceptron(6, 12, 7, 3)), 1, seed=0)[0]) == [12, 7]
 
 
 class Own(nn.Module):
@@ -93,28 +99,68 @@ class Own(nn.Module):
         super().__init__()
         self.linear = nn.Linear(6, 3)
 
+    def forward(self, x):
+        return self.linear(x)
+
+
+class Tied(nn.Module):
+    """Uses one weight twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+        self.second.weight = self.first.weight
+
+    def forward(self, x):
+        return self.last(self.second(torch.relu(self.first(x))))
+
+
+class Fixed(nn.Module):
+    """Has its width written into its forward."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.last(torch.relu(self.first(x)).view(-1, 8))
+
+
+class Recurrent(nn.Module):
+    """A layer that has no rule."""
+
+    def __init__(self):
+        super().__init__()
+        self.memory, self.last = nn.LSTM(3, 8, batch_first=True), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.last(self.memory(x.view(-1, 2, 3))[0][:, -1])
+
 
 @pytest.mark.parametrize(
     ("model", "said"),
     [
-        (nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Linear(2, 3)), ("layer 0", "Conv2d")),
-        (nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)), ("layer 1", "BatchNorm1d")),
-        (
-            nn.Sequential(nn.Linear(6, 8), nn.Sequential(nn.ReLU(), nn.LayerNorm(8)), nn.Linear(8, 3)),
-            ("1.1", "LayerNorm"),
-        ),
-        (nn.Sequential(nn.Linear(6, 8), nn.PReLU(), nn.Linear(8, 3)), ("layer 1", "PReLU")),
-        (nn.Sequential(nn.Linear(6, 8), nn.Flatten(), nn.Linear(8, 3)), ("layer 1", "Flatten")),
-        (nn.Sequential(Own(), nn.Linear(3, 3)), ("layer 0", "Own")),
-        (Own(), ("Own", "Sequential")),
         (nn.Sequential(nn.Linear(6, 3)), ("no hidden layer",)),
-        (nn.Linear(6, 3), ("Linear", "Sequential")),
-        (nn.Sequential(nn.Embedding(6, 3)), ("layer 0", "Embedding")),
+        (nn.Linear(6, 3), ("no hidden layer",)),
+        (Own(), ("no hidden layer",)),
+        (Tied(), ("first.weight", "second.weight", "the same")),
+        (Fixed(), ("does not run", "[-1, 8]")),
+        (Recurrent(), ("layer memory", "LSTM")),
+        (
+            nn.Sequential(nn.Unflatten(1, (6, 1)), nn.Conv1d(6, 8, 1, groups=2), nn.Flatten(), nn.Linear(8, 3)),
+            ("layer 1", "convolution of 2 groups"),
+        ),
     ],
 )
-def test_what_cannot_be_narrowed_is_named_and_a_way_out_is_offered(model, said):
+@pytest.mark.parametrize("split", ["replicas", "neurons"])
+def test_what_cannot_be_split_is_named_and_a_way_out_is_offered(model, said, split):
     with refused(*said, "define subnet(i)"):
-        make_subnets(task(model), 2, seed=0)
+        make_subnets(task(model), 2, seed=0, split=split)
+
+
+def test_neurons_are_the_models_own_and_subnet_i_is_not():
+    with refused("split = neurons", "leave subnet(i) out"):
+        make_subnets(task(Own(), lambda i: nn.Linear(6, 3)), 2, seed=0, split="neurons")
 
 
 def test_the_users_own_subnets_are_used():

@@ -11,7 +11,8 @@ from torch import nn
 from torch.nn import functional
 
 from cooptim_lab.training.loop import batches, plain_step
-from cooptim_lab.training.stacked import per_subnet_loss, stack, stacked_step
+from cooptim_lab.training.stacked import stack
+from cooptim_lab.training.stepping import per_subnet_loss, stacked_step
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

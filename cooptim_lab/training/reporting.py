@@ -1,0 +1,84 @@
+"""What all programs of training do around their steps: warm up, record, report scores, make the result."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import cloudpickle
+import torch
+from torch import Tensor, nn
+
+from ..runs.events import Points
+from ..runs.result import Result
+from .context import Context
+from .loop import Recorder, Step
+from .prepare import Prepared, count_parameters
+from .spec import Spec
+
+WARM_UP_STEPS = 5
+HELD_OUT = "held-out loss"
+
+
+def warm_up(build: Callable[[], Step[Any]], epoch_batches: Callable[[int], Sequence[Any]]) -> None:
+    """A few steps of a copy that is thrown away: first calls are slow, and not what is to be measured."""
+    with torch.random.fork_rng():
+        step = build()
+        for batch in itertools.islice(itertools.cycle(epoch_batches(0)), WARM_UP_STEPS):
+            step(batch)
+
+
+def make_recorder(
+    context: Context,
+    curves: Sequence[str],
+    rows: int,
+    spec: Spec,
+    *,
+    muted: bool = False,
+    may_diverge: Callable[[int, str], None] | None = None,
+) -> Recorder:
+    """`muted` where every rank sees the same losses: all look for NaN, so that all end together, and one reports.
+
+    `rows` of an epoch; `may_diverge` as in `Recorder`.
+    """
+    report = (lambda event: None) if muted else context.report
+    return Recorder(report, context.rank, curves, math.ceil(rows / spec.batch), spec.epochs, may_diverge)
+
+
+def report_held_out(context: Context, prepared: Prepared, epoch: int, outputs: Tensor) -> None:
+    score = prepared.score(outputs)
+    context.report(Points(rank=context.rank, curve=HELD_OUT, x=(float(epoch),), y=(score.loss,)))
+    if score.metric_name != "loss":
+        context.report(Points(rank=context.rank, curve=score.metric_name, x=(float(epoch),), y=(score.metric,)))
+
+
+def make_result(
+    context: Context,
+    prepared: Prepared,
+    spec: Spec,
+    network: nn.Module,
+    seconds: float,
+    steps: int,
+    finished: bool,
+    subnets: Sequence[nn.Module] = (),
+    **more: Any,
+) -> Result:
+    score = prepared.score(prepared.outputs(network))
+    return Result(
+        way=spec.way,
+        task=prepared.task.name,
+        options=spec.options(),
+        state="done" if finished else "stopped",
+        workers=context.size,
+        threads=context.threads,
+        seconds=seconds,
+        steps=steps,
+        loss=score.loss,
+        metric=score.metric,
+        metric_name=score.metric_name,
+        parameters=count_parameters(network),
+        network_bytes=cloudpickle.dumps((network.eval(), tuple(subnet.eval() for subnet in subnets))),
+        **more,
+    )

@@ -1,0 +1,111 @@
+"""One training step of stacked subnets: losses of each, one backward pass, one optimizer over flat parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .loop import Step
+from .prepare import IGNORED_LABEL
+from .stacked import Stack
+
+STACKABLE_OPTIMIZERS = (
+    torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam, torch.optim.RAdam, torch.optim.Adamax,
+    torch.optim.RMSprop, torch.optim.Adagrad, torch.optim.Adadelta, torch.optim.Rprop, torch.optim.ASGD,
+)  # fmt: skip
+"""Optimizers that update every number by itself, so that one over stacked parameters is N separate ones."""
+FUSED_OPTIMIZERS = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
+"""Those of them that torch computes in one pass on a CPU."""
+
+MakeOptimizer = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+class FlatOptimizer:
+    """An optimizer over all parameters of a stack as one tensor: one update in place of one per parameter.
+
+    The parameters become views of it, and their gradients views of its gradient, so nothing is copied.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor], make: MakeOptimizer) -> None:
+        self._flats = []
+        for dtype in dict.fromkeys(p.dtype for p in parameters):
+            same = [p for p in parameters if p.dtype == dtype]
+            flat = torch.cat([p.detach().flatten() for p in same]).requires_grad_()
+            flat.grad = torch.zeros_like(flat)
+            sizes = [p.numel() for p in same]
+            pairs = zip(flat.detach().split(sizes), flat.grad.split(sizes), strict=True)
+            for p, (value, grad) in zip(same, pairs, strict=True):
+                p.data, p.grad = value.view_as(p), grad.view_as(p)
+            self._flats.append(flat)
+        self.optimizer = make(self._flats)
+        if type(self.optimizer) in FUSED_OPTIMIZERS:
+            for group in self.optimizer.param_groups:
+                if group["fused"] is None and not group["foreach"] and not group["differentiable"]:
+                    group["fused"] = True
+
+    def zero_grad(self) -> None:
+        for flat in self._flats:
+            assert flat.grad is not None
+            flat.grad.zero_()
+
+    def step(self) -> None:
+        self.optimizer.step()
+
+
+def stacked_step(
+    stacks: Sequence[Stack], make_optimizer: MakeOptimizer, loss: Loss, x: Tensor, y: Tensor
+) -> Step[Tensor]:
+    """One step of all subnets, on rows (batch,) for all, or on rows (subnets, batch) of each one's own.
+
+    The sum of their losses is differentiated, so each subnet gets its own gradient, whatever the others' are.
+    """
+    optimizers = [
+        FlatOptimizer(each.parameters(), make_optimizer)
+        if each.engine != "separate"
+        else make_optimizer(each.parameters())
+        for each in stacks
+    ]
+    places = torch.tensor([member for each in stacks for member in each.members]).argsort()
+    loss = plain_loss(loss)
+
+    def step(rows: Tensor) -> Tensor:
+        is_own = rows.dim() == 2
+        losses = []
+        for each, optimizer in zip(stacks, optimizers, strict=True):
+            chosen = rows[each.members] if is_own else rows
+            optimizer.zero_grad()
+            values = per_subnet_loss(loss, each(x[chosen], is_own=is_own), y[chosen], is_own=is_own)
+            values.sum().backward()
+            optimizer.step()
+            losses.append(values.detach())
+        return torch.cat(losses)[places]
+
+    return step
+
+
+def plain_loss(loss: Loss) -> Loss:
+    """torch's function in place of its module where that has no settings of its own: the same in one call for all."""
+    match loss:
+        case nn.CrossEntropyLoss(weight=None, ignore_index=-100, reduction="mean", label_smoothing=0.0):
+            return nn.functional.cross_entropy
+        case nn.MSELoss(reduction="mean"):
+            return nn.functional.mse_loss
+    return loss
+
+
+def per_subnet_loss(loss: Loss, outputs: Tensor, targets: Tensor, *, is_own: bool = False) -> Tensor:
+    """Losses (N,) of outputs (N, batch, ...) on targets (batch, ...), or (N, batch, ...) if each has its own.
+
+    torch's defaults take one call for all subnets; others are called for one after the other.
+    """
+    count = len(outputs)
+    each_target = targets if is_own else targets.expand(count, *targets.shape)
+    if loss is nn.functional.cross_entropy and outputs.dim() == 3 and each_target.dim() == 2:
+        values = loss(outputs.flatten(0, 1), each_target.flatten(), reduction="none").view(count, -1)
+        return values.sum(1) / (each_target != IGNORED_LABEL).sum(1)
+    if loss is nn.functional.mse_loss:
+        return (outputs - each_target).square().flatten(1).mean(1)
+    return torch.stack([loss(output, target) for output, target in zip(outputs, each_target, strict=True)])

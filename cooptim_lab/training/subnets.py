@@ -1,0 +1,237 @@
+"""The program of the way `subnets`: divide, train at the same time, fuse: y = f(x) = 1/N Σ f_i(x)."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import cloudpickle
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError
+from ..runs.events import Note
+from ..runs.result import Result
+from ..task import Task
+from .context import Context
+from .fuse import FUSIONS, diversity
+from .loop import Clock, batches, fit
+from .prepare import Prepared, prepare
+from .reporting import make_recorder, make_result, report_held_out, warm_up
+from .seeds import derive
+from .shards import shard
+from .spec import Subnets
+from .split import Division, divide
+from .trainer import Trainer, choose_engine
+from .units import state_of
+
+ORDER, SAMPLE = 1, 2
+"""What a random generator of a subnet is for."""
+
+
+def train_subnets(context: Context, task: Task, spec: Subnets) -> Result | None:
+    """N subnets dealt over the ranks; each rank trains its own as one batched program; rank 0 fuses them."""
+    work = _Work(context, prepare(task), task, spec)
+    work.begin()
+    clock = Clock()
+    recorder = make_recorder(
+        context, [f"subnet {i}" for i in work.mine], work.rows, spec, may_diverge=work.note_divergence
+    )
+
+    def end_epoch(epoch: int) -> bool:
+        stop = work.report(epoch)
+        if not stop and spec.resplit and epoch % spec.resplit == 0 and epoch < spec.epochs:
+            clock.resume()  # dealing anew is part of the way
+            work.deal_anew(epoch // spec.resplit)
+            clock.stop()
+        return stop
+
+    context.comm.Barrier()
+    clock.start()
+    finished = fit(
+        work.step,
+        work.epoch_batches,
+        spec.epochs,
+        recorder=recorder,
+        clock=clock,
+        stopping=context.stopping,
+        end_epoch=end_epoch,
+    )
+    fused = work.fuse()
+    seconds = max(context.comm.allgather(clock.stop()))
+    engines = context.comm.gather(work.trainer.engines, root=0)
+    if fused is None:
+        return None
+    work.say_how(engines)
+    network, subnets = fused
+    outputs = torch.stack([work.prepared.outputs(subnet) for subnet in subnets])
+    return make_result(
+        context,
+        work.prepared,
+        spec,
+        network,
+        seconds,
+        recorder.steps,
+        finished,
+        subnets=subnets,
+        engine="+".join(sorted(set(itertools.chain.from_iterable(engines)))),
+        subnet_scores=tuple(work.prepared.score(output).metric for output in outputs),
+        diversity=diversity(outputs, is_classification=work.prepared.is_classification),
+    )
+
+
+@dataclass
+class _Work:
+    """What one rank does of it."""
+
+    context: Context
+    prepared: Prepared
+    task: Task
+    spec: Subnets
+    division: Division = field(init=False)
+    trainer: Trainer = field(init=False)
+    diverged: set[int] = field(default_factory=set)
+    """Numbers of this rank's subnets whose loss is no longer finite."""
+    _engine: str = ""
+    _why: str = ""
+
+    @property
+    def mine(self) -> range:
+        """The numbers of this rank's subnets."""
+        return shard(self.spec.subnets, self.context.size, self.context.rank)
+
+    @property
+    def rows(self) -> int:
+        """Rows that a subnet sees in an epoch."""
+        every = len(self.prepared.x)
+        return -(-every // self.spec.subnets) if self.spec.data == "shard" else every
+
+    def begin(self) -> None:
+        """Divide the network, choose the engine, warm up."""
+        if self.spec.data == "shard":
+            shard(len(self.prepared.x), self.spec.subnets, 0)  # refuses more subnets than rows
+        if self.spec.fuse == "vote" and not self.prepared.is_classification:
+            raise InputError("fuse = vote is for classes, and y is not one: fuse mean")
+        spec = self.spec
+        self.division = divide(self.task, self.prepared.x[:2], spec.subnets, split=spec.split, seed=spec.seed)
+        engine = self._choose()
+        warm_up(lambda: Trainer(self.prepared, self.division.make(self.mine), engine).step, self.epoch_batches)
+        self.trainer = Trainer(self.prepared, self.division.make(self.mine), engine)
+        torch.manual_seed(derive(self.spec.seed, self.context.rank))
+
+    def step(self, rows: Tensor) -> Tensor:
+        """One step of this rank's subnets (see `stepping.stacked_step`), by the trainer that they have now."""
+        return self.trainer.step(rows)
+
+    def epoch_batches(self, epoch: int) -> Sequence[Tensor]:
+        """Row numbers of every step: (batch,) where all subnets see the same, else (subnets of this rank, batch)."""
+        spec, every = self.spec, len(self.prepared.x)
+        if spec.data == "all":
+            return batches(every, spec.batch, spec.seed, epoch)
+        orders = torch.stack([self._own_rows(i, epoch) for i in self.mine])
+        return orders.split(spec.batch, dim=1)
+
+    def _own_rows(self, i: int, epoch: int) -> Tensor:
+        """Rows of subnet `i` in the order of this epoch; a shard that is one row short sees one of its rows twice."""
+        every, spec = len(self.prepared.x), self.spec
+        order = torch.Generator().manual_seed(derive(spec.seed, epoch, i, ORDER))
+        if spec.data == "bootstrap":
+            sample = torch.Generator().manual_seed(derive(spec.seed, i, SAMPLE))
+            own = torch.randint(every, (every,), generator=sample)
+        else:
+            part = shard(every, spec.subnets, i)
+            own = torch.arange(part.start, part.stop)
+        own = own[torch.randperm(len(own), generator=order)]
+        return torch.cat([own, own[: self.rows - len(own)]])
+
+    def note_divergence(self, place: int, said: str) -> None:
+        """One subnet is lost; the others' gradients are their own, so they go on."""
+        self.diverged.add(self.mine[place])
+        self.context.report(Note(rank=self.context.rank, text=f"{said}; it is left out, the others go on"))
+
+    def report(self, epoch: int) -> bool:
+        """Score the mean of all subnets so far; whether the ranks agree to end here."""
+        sound = [s for i, s in zip(self.mine, self.trainer.subnets(), strict=True) if i not in self.diverged]
+        own = torch.stack([self.prepared.outputs(subnet) for subnet in sound]).sum(0) if sound else None
+        shared = self.context.comm.gather((own, len(sound), self.context.stopping()), root=0)
+        stop = False
+        if shared is not None:
+            count = sum(number for _, number, _ in shared)
+            if count:
+                total = sum(part for part, _, _ in shared if part is not None)
+                report_held_out(self.context, self.prepared, epoch, total / count)
+            stop = any(flag for *_, flag in shared) or not count
+        return bool(self.context.comm.bcast(stop, root=0))
+
+    def deal_anew(self, deal: int) -> None:
+        """Put all parts back into the network and deal its units among the subnets again, optimizers included."""
+        units, parts = self.division.units, self.division.parts
+        assert units is not None
+        own = [state_of(subnet) for subnet in self.trainer.subnets()]
+        everyone = self.context.comm.allgather((own, self.trainer.memory(), sorted(self.diverged)))
+        states, memory, lost = (list(itertools.chain.from_iterable(of)) for of in zip(*everyone, strict=True))
+        sound = [i for i in range(self.spec.subnets) if i not in lost]
+        whole = units.join(state_of(self.division.model), [states[i] for i in sound], [parts[i] for i in sound])
+        remembered: dict[str, dict[str, Tensor]] = {}
+        for key, of in memory[sound[0]].items():
+            if "" in of:
+                remembered[key] = of
+                continue
+            zero = {name: torch.zeros_like(whole[name]) for name in of}
+            remembered[key] = units.join(zero, [memory[i][key] for i in sound], [parts[i] for i in sound])
+        with torch.no_grad():
+            for name, value in state_of(self.division.model).items():
+                value.copy_(whole[name])
+        self.division = self.division.deal_again(deal)
+        parts = self.division.parts
+        fresh = self.division.make(self.mine)
+        self.trainer = Trainer(self.prepared, fresh, self._engine)
+        cut = [{key: of if "" in of else units.cut(of, parts[i]) for key, of in remembered.items()} for i in self.mine]
+        self.trainer.remember(cut, fresh)
+        self.diverged.clear()  # the lost parts have the network's weights again
+
+    def fuse(self) -> tuple[nn.Module, list[nn.Module]] | None:
+        """On rank 0, the fused network and the subnets; those that diverged are left out."""
+        own = [(i, subnet) for i, subnet in zip(self.mine, self.trainer.subnets(), strict=True)]
+        sound = [(i, subnet) for i, subnet in own if i not in self.diverged]
+        # By value: MPI's own pickle is by reference.
+        gathered = self.context.comm.gather(cloudpickle.dumps(sound), root=0)
+        if gathered is None:
+            return None
+        pairs: list[tuple[int, Any]] = list(itertools.chain.from_iterable(map(cloudpickle.loads, gathered)))
+        if not pairs:
+            raise InputError(
+                "the loss of every sub-network stopped being finite: "
+                "lower the learning rate, scale the inputs, or look for NaN in the data"
+            )
+        numbers, subnets = [i for i, _ in pairs], [subnet for _, subnet in pairs]
+        return FUSIONS[self.spec.fuse](subnets, self.division, numbers), subnets
+
+    def say_how(self, engines: Sequence[Sequence[str]]) -> None:
+        """What a reader of the result should know."""
+        notes = []
+        if self._why:
+            notes.append(f"engine {self._engine}: {self._why}")
+        if self.spec.engine == "stacked" and any(of_rank.count("separate") > 1 for of_rank in engines):
+            notes.append("some subnets cannot be stacked and were trained one after the other")
+        if self.spec.fuse == "soup":
+            notes.append("soup averages the weights of networks that were trained apart: expect a poor score")
+        units = self.division.units
+        if self.spec.fuse == "merge" and self.division.is_fresh and units is not None and units.mixes_units:
+            notes.append("the model normalises over all its units: merged, the parts do not compute their mean")
+        if units is not None and (uneven := [x for x in units.layers if x.size % self.spec.subnets]):
+            sizes = ", ".join(f"{layer.name} ({layer.size} {layer.what})" for layer in uneven)
+            notes.append(f"{self.spec.subnets} does not divide {sizes}: the first sub-networks are a little wider")
+        for text in notes:
+            self.context.report(Note(rank=0, text=text))
+
+    def _choose(self) -> str:
+        """The engine: all ranks the same."""
+        self._engine = self.spec.engine
+        if self._engine == "auto":
+            rows = self.epoch_batches(0)[0]
+            engine, why = choose_engine(self.prepared, self.division.make(self.mine), rows)
+            self._engine, self._why = self.context.comm.bcast((engine, why), root=0)
+        return self._engine
