@@ -103,8 +103,10 @@ def fuse_merge(subnets: Sequence[nn.Module], division: Division, which: Sequence
     joined = division.units.join(whole, states, parts)
     with torch.no_grad():
         for name, value in state_of(merged).items():
-            is_shared_out = division.is_fresh and division.units.is_output(name)
-            value.copy_(joined[name] / len(subnets) if is_shared_out else joined[name])
+            value.copy_(joined[name])
+            hidden = division.units.leads_out(name)
+            if division.is_fresh and hidden is not None:
+                value[:, hidden] /= len(subnets)
     return merged
 
 

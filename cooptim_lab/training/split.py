@@ -10,6 +10,7 @@ What a network can be cut along is found in `units`; a task may define its own `
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -108,9 +109,14 @@ def divide(task: Task, sample: Tensor, subnets: int, *, split: str, seed: int) -
 def _see_it_run(division: Division, sample: Tensor) -> None:
     """A network may have its own widths written into it, which no copy can follow."""
     with torch.random.fork_rng(), torch.no_grad():
+        shape = copy.deepcopy(division.model)(sample).shape
         for i in {0, division.subnets - 1}:  # the widest and the narrowest
             try:
-                division.make([i])[0](sample)
+                outputs = division.make([i])[0](sample)
             except Exception as error:  # it is the user's own code
                 why = (str(error).splitlines() or [type(error).__name__])[0]
                 raise InputError(f"a narrower copy of the model does not run ({why}): {OFFER}") from error
+            if outputs.shape != shape:
+                raise InputError(
+                    f"a narrower copy of the model gives {tuple(outputs.shape)} in place of {tuple(shape)}: {OFFER}"
+                )

@@ -96,6 +96,7 @@ class _Work:
     """Numbers of this rank's subnets whose loss is no longer finite."""
     _engine: str = ""
     _why: str = ""
+    _said: str = ""
 
     @property
     def mine(self) -> range:
@@ -149,6 +150,7 @@ class _Work:
     def note_divergence(self, place: int, said: str) -> None:
         """One subnet is lost; the others' gradients are their own, so they go on."""
         self.diverged.add(self.mine[place])
+        self._said = self._said or said
         self.context.report(Note(rank=self.context.rank, text=f"{said}; it is left out, the others go on"))
 
     def report(self, epoch: int) -> bool:
@@ -203,7 +205,7 @@ class _Work:
         pairs: list[tuple[int, Any]] = list(itertools.chain.from_iterable(map(cloudpickle.loads, gathered)))
         if not pairs:
             raise InputError(
-                "the loss of every sub-network stopped being finite: "
+                f"{self._said}, and every other sub-network's too: "
                 "lower the learning rate, scale the inputs, or look for NaN in the data"
             )
         numbers, subnets = [i for i, _ in pairs], [subnet for _, subnet in pairs]

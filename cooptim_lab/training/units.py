@@ -30,6 +30,7 @@ NORMS_OVER_UNITS = (nn.LayerNorm, nn.RMSNorm)
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+_WITHOUT_RULE = (nn.RNNBase, nn.RNNCellBase, nn.Bilinear, nn.EmbeddingBag, nn.modules.conv._ConvTransposeNd)
 _ROOTS = (nn.Linear, *_CONVOLUTIONS, nn.Embedding, nn.MultiheadAttention)
 
 
@@ -169,9 +170,9 @@ class Units:
             value.copy_(torch.where(count > 0, total / count.clamp(min=1), value))
         return joined
 
-    def is_output(self, name: str) -> bool:
-        """Whether a weight turns hidden units into what everybody sees: it has units along its inputs alone."""
-        return name in self._takers and 0 not in self.axes[name]
+    def leads_out(self, name: str) -> Tensor | None:
+        """Of a weight that turns hidden units into what everybody sees, which of its inputs are hidden; else None."""
+        return self.axes[name][1].layer >= 0 if name in self._takers and 0 not in self.axes[name] else None
 
     @staticmethod
     def _index(value: Tensor, axes: Mapping[int, Axis], part: Part) -> tuple[Tensor, ...]:
@@ -191,6 +192,9 @@ def find_units(model: nn.Module, sample: Tensor) -> Units:
     import torch_pruning
 
     _refuse_tied(model)
+    for name, module in model.named_modules():
+        if isinstance(module, _WITHOUT_RULE):
+            raise InputError(f"layer {name} is a {type(module).__name__}, which cannot be split: {OFFER}")
     traced = copy.deepcopy(model)
     for parameter in traced.parameters():
         parameter.requires_grad_(parameter.is_floating_point())  # frozen ones are part of the graph too

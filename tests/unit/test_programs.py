@@ -128,9 +128,10 @@ def test_subnets_are_told_apart():
     assert result.diversity > 0
 
 
-def test_a_subnet_of_a_width_of_its_own_is_nothing_to_warn_of():
-    _, events = run(train_subnets, Subnets(subnets=3, epochs=1), task())  # 8 hidden units: 3, 3 and 2
-    assert [event.text for event in events if isinstance(event, Note)] == []
+def test_units_that_cannot_be_dealt_evenly_are_told_of():
+    _, events = run(train_subnets, Subnets(subnets=3, epochs=1, engine="stacked"), task())  # 8 units: 3, 3 and 2
+    (note,) = [event.text for event in events if isinstance(event, Note)]
+    assert note.startswith("3 does not divide 0 (8 units)")
 
 
 class Unit(torch.optim.SGD):
@@ -148,7 +149,7 @@ class Unit(torch.optim.SGD):
 def test_an_optimizer_that_is_not_known_to_be_elementwise_is_not_shared(optimizer):
     result, events = run(train_subnets, Subnets(subnets=2, epochs=1), task(optimizer=optimizer))
     assert result.engine == "separate"
-    assert any("one after the other" in event.text for event in events if isinstance(event, Note))
+    assert any("cannot be stacked" in event.text for event in events if isinstance(event, Note))
 
 
 class Branching(nn.Module):

@@ -17,7 +17,7 @@ def result():
     return Result(
         way="subnets", task="digits", options={"subnets": 2}, state="done", workers=2, threads=1, seconds=0.5, steps=10,
         loss=0.25, metric=0.75, metric_name="accuracy", parameters=9, subnet_scores=(0.5, 0.625), diversity=0.125,
-        network_bytes=cloudpickle.dumps(nn.Linear(2, 3).eval()),
+        network_bytes=cloudpickle.dumps((nn.Linear(2, 3).eval(), ())),
     )  # fmt: skip
 
 

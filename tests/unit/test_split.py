@@ -144,7 +144,7 @@ class Recurrent(nn.Module):
         (nn.Linear(6, 3), ("no hidden layer",)),
         (Own(), ("no hidden layer",)),
         (Tied(), ("first.weight", "second.weight", "the same")),
-        (Fixed(), ("does not run", "[-1, 8]")),
+        (Fixed(), ("does not run",)),
         (Recurrent(), ("layer memory", "LSTM")),
         (
             nn.Sequential(nn.Unflatten(1, (6, 1)), nn.Conv1d(6, 8, 1, groups=2), nn.Flatten(), nn.Linear(8, 3)),

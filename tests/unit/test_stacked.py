@@ -16,7 +16,9 @@ from cooptim_lab.training.stepping import per_subnet_loss, stacked_step
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-ROWS, STEPS, TOLERANCE = 40, 20, 1e-10
+ROWS, STEPS = 40, 20
+TOLERANCE = 1e-8
+"""A bias in front of BatchNorm has rounding for a gradient, which Adam scales up; all else agrees to 1e-12."""
 FLOAT = torch.float64
 CLASSES = torch.arange(ROWS) % 3
 X = torch.randn(ROWS, 6, dtype=FLOAT, generator=torch.Generator().manual_seed(0))
@@ -71,7 +73,7 @@ MIXTURES = {
     "vmap with frozen weights": ([frozen] * 3, {"vmap"}),
     "one alone": ([perceptron], {"separate"}),
     "tied weights": ([tied] * 2, {"separate"}),
-    "buffers": ([batch_normed] * 2, {"separate"}),
+    "buffers": ([batch_normed] * 2, {"vmap"}),
     "two widths": ([perceptron, perceptron, lambda: perceptron(4), lambda: perceptron(4)], {"grouped"}),
     "everything": (
         [perceptron, Normed, batch_normed, lambda: perceptron(4), perceptron, Normed],
