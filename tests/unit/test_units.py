@@ -128,15 +128,14 @@ def test_settings_say_what_the_tensors_are():
     assert (part.self_attn.num_heads, part.self_attn.embed_dim, part.norm1.normalized_shape) == (2, 8, (8,))
 
 
-def test_more_parts_than_heads_or_groups_are_refused():
-    cases = (
-        ("transformer", 5, "4 heads"),
-        ("depthwise", 5, "4 groups"),
-        ("perceptron", 10, "9 units"),
-    ):
-        units = find_units(*make(name))
-        with refused(f"subnets = {count}", what, "give at most"):
-            units.deal(count)
+@pytest.mark.parametrize(
+    ("name", "count", "what"),
+    [("transformer", 5, "4 heads"), ("depthwise", 5, "4 groups"), ("perceptron", 11, "10 units")],
+)
+def test_more_parts_than_heads_or_groups_are_refused(name, count, what):
+    units = find_units(*make(name))
+    with refused(f"subnets = {count}", what, "give at most"):
+        units.deal(count)
 
 
 def test_attention_of_another_kind_is_named():
