@@ -15,7 +15,6 @@ import psutil
 
 from .datasets import digits
 from .errors import InputError, LabError, RunStopped
-from .hardware import allowed_cpus
 from .ranks.pool import RankPool, shared_pool
 from .runs import store
 from .runs.events import Event, Measured, Note, Phase, Points, Progress, Started
@@ -140,11 +139,11 @@ def _study(
 ) -> Run[list[Row]]:
     task, pool = task or digits(), pool or shared_pool()
     options = {**spec.options(), **more}
+    most = max(way.workers for _, way in ways)
+    pool.reserve(most)
     run: Run[list[Row]] = Run(spec.way, options, title=" ".join([spec.way, *more.values()]) + f": {task.name}")
     store.keep(run)
-    most = max(way.workers for _, way in ways)
     run.post(Started(way=spec.way, options=options, workers=most))
-    pool.reserve(most)
     threading.Thread(
         target=_carry, args=(run, task, ways, repeats, pool), name=f"cooptim-{spec.way}", daemon=True
     ).start()
@@ -156,11 +155,11 @@ def _carry(run: Run[list[Row]], task: Task, ways: Sequence[tuple[str, Spec]], re
     results: dict[str, list[Result]] = {title: [] for title, _ in ways}
     baseline_title = ways[0][0]
     rows: dict[str, Row] = {}
-    cpus, total, done = allowed_cpus(), repeats * len(ways), 0
+    total, done = repeats * len(ways), 0
 
     def show(titles: Iterable[str]) -> None:
         for title in titles:
-            rows[title] = measure(title, results[title], results[baseline_title], cpus=cpus)
+            rows[title] = measure(title, results[title], results[baseline_title], cpus=pool.cpus)
             run.post(Measured(row=rows[title].summary()))
 
     run.begin()

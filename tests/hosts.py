@@ -25,6 +25,11 @@ class Hosts:
     a: str
     b: str
     ssh: Path
+    device: str
+
+    def cut(self) -> None:
+        """Take the link down, as when a cable is pulled: nothing is told to either side."""
+        _do("ip", "link", "set", self.device, "down")
 
     def launcher(self) -> str:
         """For `RankPool(launcher=...)`: mpiexec reaches the hosts by `ssh`.
@@ -75,7 +80,7 @@ exec ip netns exec {space} unshare --uts --pid --fork --kill-child --mount-proc 
             _do("ip", "-n", space, "link", "set", device, "up")
         _do("tc", "qdisc", "add", "dev", here, *shape)
         _do("ip", "netns", "exec", space, "tc", "qdisc", "add", "dev", there, *shape)
-        yield Hosts(a, b, ssh)
+        yield Hosts(a, b, ssh, here)
     finally:
         subprocess.run(["ip", "link", "del", here], capture_output=True, check=False)  # it may not have been made
         _do("ip", "netns", "del", space)

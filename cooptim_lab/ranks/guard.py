@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> int:
             watch(kernel, child, segments)
             take_down(segments)
     except OSError as error:
-        print(f"cannot run {command[0]}: {error.strerror}", flush=True)
+        print(f"cannot run {error.filename or command[0]}: {error.strerror}", flush=True)
     finally:
         for segment in segments:
             Path(segment).unlink(missing_ok=True)
@@ -121,7 +121,12 @@ def open_segments(pid: int) -> set[str]:
         maps = Path(f"/proc/{pid}/maps").read_text().splitlines()
     except OSError:
         return set()
-    return {line.split(maxsplit=5)[5] for line in maps if "/dev/shm/mpich_shm" in line and "(deleted)" not in line}
+    return {line.split(maxsplit=5)[5] for line in maps if is_segment(line)}
+
+
+def is_segment(line: str) -> bool:
+    """Whether a line of a process's maps is about MPI's shared memory: MPICH's or Open MPI's."""
+    return ("/dev/shm/mpich_shm" in line or "/dev/shm/sm_segment" in line) and "(deleted)" not in line
 
 
 def _signal(process: psutil.Process, number: int) -> None:

@@ -6,13 +6,11 @@ dies or does not answer ends the job for all.
 
 from __future__ import annotations
 
-import dataclasses
 import queue
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import cloudpickle
@@ -21,14 +19,12 @@ from ..errors import InputError, LabError, PoolError, RankFailure, RunStopped
 from ..runs.events import Output
 from ..runs.run import Run
 from . import wire
-from .parcel import Parcel, Sender, machine
-from .rankset import Lost, Mailbox, Printed, RankSet
+from .parcel import Parcel, Sender
+from .rankset import Lost, Mailbox, Printed, RankSet, Unreadable
+from .shipping import Shipment
 
 ANSWER_SECONDS = 2.0
 """A rank that has not answered an interrupt by then sits in a call that Python cannot leave: all ranks are replaced."""
-
-CHUNK = 1 << 20
-"""Bytes of a memory file in one message to another machine."""
 
 REPLACED = "all ranks are replaced, and names that cells have left in them are lost"
 
@@ -38,10 +34,7 @@ Finish = Callable[[Run[Any], list[Any], bool], None]
 
 @dataclass(frozen=True)
 class StopAsked:
-    """Put into the mailbox by the user's stop: level 1 asks, 2 interrupts, 3 ends the ranks."""
-
-    job: int
-    level: int
+    """Put into the mailbox so that the run's `stop_level` is looked at: 1 asks, 2 interrupts, 3 ends the ranks."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +48,7 @@ class Job:
 
     id: int
     run: Run[Any]
-    calls: tuple[Parcel, ...]
+    calls: tuple[tuple[Parcel, ...], ...]
     sender: Sender
     workers: int
     finish: Finish
@@ -66,86 +59,74 @@ class Job:
     failure: LabError | None = None
     _values: dict[int, Any] = field(default_factory=dict)
     _deadline: float | None = None
+    _stop_level: int = 0
+    """How far the wish to stop was heard."""
     _is_interrupted: bool = False
     _has_begun: bool = False
-    _keepers: dict[tuple[str, str | None], int] = field(default_factory=dict)
-    """The rank that keeps a memory file for its machine."""
-    _stored: dict[tuple[int, str | None], str] = field(default_factory=dict)
-    """Where a keeper has put a memory file."""
 
     def execute(self, ranks: RankSet, mailbox: Mailbox, epoch: int) -> None:
         """Run it on the first of these ranks, to its end: the run's result, or `failure`."""
         self.pending = set(range(self.workers))
-        if self.timeout is not None:
-            self._deadline = time.monotonic() + self.timeout
-        self._ship(ranks)
-        self._start(ranks, epoch)
-        self._attend(ranks, mailbox, epoch)
-        for rank in self._keepers.values():
-            ranks.send(rank, wire.Forget(self.id))
+        shipment = Shipment(self.id, self.calls, ranks)
+        shipment.begin()
+        self._start(ranks, shipment, epoch)
+        try:
+            self._attend(ranks, mailbox, shipment, epoch)
+        finally:
+            if not shipment.end(ANSWER_SECONDS):
+                self._fail(RunStopped("stopped"), f"a rank does not take its data; {REPLACED}")
+                ranks.kill()
+            for rank in range(self.workers):
+                ranks.send(rank, wire.Rest())
         if self.failure is not None:
             self.run.fail(self.failure)
         else:
             self.finish(self.run, [self._values[rank] for rank in range(self.workers)], self.run.stop_level > 0)
-        for rank in range(self.workers):
-            ranks.send(rank, wire.Rest())
 
-    def _ship(self, ranks: RankSet) -> None:
-        """Bring the large buffers to machines that cannot map this one's memory: each once, to one of their ranks."""
-        for rank, parcel in enumerate(self.calls):
-            place = ranks.hellos[rank].machine, parcel.file
-            if parcel.file is None or place[0] == machine() or place in self._keepers:
-                continue
-            self._keepers[place] = rank
-            with Path(parcel.file).open("rb") as file:
-                while not self.run.stop_level:
-                    data = file.read(CHUNK)
-                    ranks.send(rank, wire.Store(self.id, parcel.file, data))
-                    if not data:
-                        break
-
-    def _start(self, ranks: RankSet, epoch: int) -> None:
+    def _start(self, ranks: RankSet, shipment: Shipment, epoch: int) -> None:
         """Send the program, unless buffers are still on their way: then it waits for the last."""
-        if len(self._stored) < len(self._keepers):
+        if not shipment.is_complete or self._has_begun or self._is_interrupted:
             return
         self._has_begun = True
+        if self.timeout is not None:
+            self._deadline = time.monotonic() + self.timeout
         hellos = [ranks.hellos[rank] for rank in range(self.workers)]
         for rank, threads in enumerate(share_cpus(hellos)):
-            parcel = self.calls[rank]
-            place = hellos[rank].machine, parcel.file
-            if place in self._keepers:
-                parcel = dataclasses.replace(parcel, file=self._stored[self._keepers[place], parcel.file])
-            ranks.send(rank, wire.Start(self.id, epoch, self.workers, threads, parcel))
+            ranks.send(rank, wire.Start(self.id, epoch, self.workers, threads, shipment.parcels(rank)))
 
-    def _attend(self, ranks: RankSet, mailbox: Mailbox, epoch: int) -> None:
+    def _attend(self, ranks: RankSet, mailbox: Mailbox, shipment: Shipment, epoch: int) -> None:
         """Hear the ranks out until every one has returned, failed or is gone."""
         while self.pending:
+            # Looked at before every message: those of a chatty program must not keep the clock or the user waiting.
+            if self._stop_level < self.run.stop_level:
+                self._stop_level = self.run.stop_level
+                self._on_stop(ranks, self._stop_level)
+            left = None if self._deadline is None else self._deadline - time.monotonic()
+            if left is not None and left <= 0:
+                if self._on_late(ranks):
+                    return
+                continue
             try:
-                left = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
                 rank, message = mailbox.get(timeout=left)
             except queue.Empty:
-                if self._is_interrupted:
-                    self._fail(RunStopped("stopped"), f"a rank did not answer; {REPLACED}")
-                    ranks.kill()
-                    return
-                late = ", ".join(map(str, sorted(self.pending)))
-                self.failure = PoolError(f"not done after {self.timeout:g} s: rank {late} was interrupted")
-                self._interrupt(ranks)
                 continue
             match message:
                 case wire.Stored(job=self.id, file=file, path=path) if rank is not None:
-                    self._stored[rank, file] = path
-                    self._start(ranks, epoch)
+                    shipment.arrived(rank, file, path)
+                    self._start(ranks, shipment, epoch)
                 case wire.Happened(job=self.id, event=event):
                     self.run.post(event)
                 case Printed(stream=stream, text=text):
                     self.run.post(Output(rank=rank, stream=stream, text=text))
                 case wire.Finished(job=self.id, value=value) if rank is not None:
-                    self.pending.discard(rank)
-                    self._values[rank] = cloudpickle.loads(value)
+                    self._on_finished(ranks, rank, value)
                 case wire.Failed(job=self.id) if rank is not None:
                     self.pending.discard(rank)
                     self._on_failed(ranks, rank, message)
+                case Unreadable(why=why) if rank is not None:
+                    said = f"what it sent cannot be opened in the notebook: {why}"
+                    self._fail(RankFailure(rank, ranks.hellos[rank].host, said))
+                    self._interrupt(ranks)
                 case Closing():
                     self._fail(RunStopped("stopped: the pool was closed"))
                     ranks.kill()
@@ -153,8 +134,26 @@ class Job:
                 case Lost():
                     self._on_lost(ranks, rank)
                     return
-                case StopAsked(job=self.id, level=level):
-                    self._on_stop(ranks, level)
+
+    def _on_late(self, ranks: RankSet) -> bool:
+        """The time is up: the program's own, or that for an answer to an interrupt. True when the ranks are ended."""
+        if self._is_interrupted:
+            self._fail(RunStopped("stopped"), f"a rank did not answer; {REPLACED}")
+            ranks.kill()
+            return True
+        late = ", ".join(map(str, sorted(self.pending)))
+        self.failure = PoolError(f"not done after {self.timeout:g} s: rank {late} was interrupted")
+        self._interrupt(ranks)
+        return False
+
+    def _on_finished(self, ranks: RankSet, rank: int, value: bytes) -> None:
+        self.pending.discard(rank)
+        try:
+            self._values[rank] = cloudpickle.loads(value)
+        except Exception as error:  # noqa: BLE001 - opening an object may raise anything
+            said = f"its value cannot be opened in the notebook: {type(error).__name__}: {error}"
+            self._fail(RankFailure(rank, ranks.hellos[rank].host, said))
+            self._interrupt(ranks)
 
     def _on_failed(self, ranks: RankSet, rank: int, message: wire.Failed) -> None:
         if message.kind == "interrupt":

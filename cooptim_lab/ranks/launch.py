@@ -11,11 +11,12 @@ import re
 import shlex
 import shutil
 from dataclasses import dataclass
+from ipaddress import ip_address
 
 import psutil
 
 from ..errors import InputError, PoolError
-from ..hardware import find_mpiexec
+from ..hardware import allowed_cpus, find_mpiexec
 from .meeting import source_address
 
 WORKERS, HOSTS = "{workers}", "{hosts}"
@@ -111,15 +112,19 @@ class Launch:
             return None
         if self.interface is not None:
             return _address_of(self.interface)
-        found = LOOPBACK
-        for host, _ in self.hosts or ((ELSEWHERE, 0),):
+        if not self.hosts:
             try:
-                found = source_address(host)
+                return source_address(ELSEWHERE)[0]
+            except OSError:  # no network: then the launcher brings ranks of this machine
+                return LOOPBACK
+        found = LOOPBACK
+        for host, _ in self.hosts:
+            try:
+                found, there = source_address(host)
             except OSError as error:
-                if self.hosts:
-                    raise PoolError(f"host {host} cannot be reached: {error.strerror or error}") from None
-            if not found.startswith("127."):
-                break
+                raise PoolError(f"host {host} cannot be reached: {error.strerror or error}") from None
+            if found != there and not ip_address(found).is_loopback:
+                break  # another machine: the others are on the same network
         return found
 
     @property
@@ -157,13 +162,13 @@ def _address_of(interface: str) -> str:
     raise PoolError(f"--interface {interface}: this machine has no such interface; it has {there}")
 
 
-def rank_environment(workers: int, cpus: int) -> dict[str, str]:
+def rank_environment(launch: Launch, workers: int) -> dict[str, str]:
     """The kernel's environment for ranks; what the user has set stays as it is.
 
-    More ranks than CPUs (measured with 4 and 8 ranks on 2 cores, MPICH 5.0.2): ranks that wait by spinning take the
-    time of those that compute, one that works 20 ms while others wait needs 41 and 82 ms. With a heavy yield (a short
-    sleep) it needs 22 and 26; a collective of ranks that do not wait costs 0.4 to 0.7 ms more. Its progress throttle
-    did not help: 41 and 82.
+    More ranks than this machine's CPUs (measured with 4 and 8 ranks on 2 cores, MPICH 5.0.2): ranks that wait by
+    spinning take the time of those that compute, one that works 20 ms while others wait needs 41 and 82 ms. With a
+    heavy yield (a short sleep) it needs 22 and 26; a collective of ranks that do not wait costs 0.4 to 0.7 ms more.
+    MPICH's progress throttle did not help: 41 and 82.
     """
     wanted = {
         # Open MPI, as MPICH does without being told: may run as root, may share CPUs, binds to none (threads are ours).
@@ -172,6 +177,6 @@ def rank_environment(workers: int, cpus: int) -> dict[str, str]:
         "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
         "PRTE_MCA_hwloc_default_binding_policy": "none",
     }
-    if workers > cpus:
+    if launch.is_here and workers > allowed_cpus():
         wanted["MPIR_CVAR_ENABLE_HEAVY_YIELD"] = "1"
     return {**wanted, **os.environ, "MPLBACKEND": "agg"}  # the notebook's own drawing backend is of no use to a rank

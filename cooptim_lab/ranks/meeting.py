@@ -5,9 +5,11 @@ On one machine they meet at a Unix socket in the kernel's private directory (mod
 and the key, through mpiexec's standard input: neither shows in a process list or an environment.
 
 The transport is `multiprocessing.connection`: framed messages, mutual HMAC challenge, nothing unpickled before it has
-been passed. What follows is not encrypted: like MPI's own traffic it belongs on a network that one trusts. A rank opens
-three connections, in roles of their own: `control` carries messages both ways; `stdout` and `stderr` become the rank's
-descriptors 1 and 2, so what it prints is whole, in order, and readable after it has died.
+been passed. The messages after it are neither signed nor encrypted, and the launcher brings the key to the hosts as it
+brings everything: like MPI's own traffic this belongs on a network that one trusts.
+
+A rank opens three connections, in roles of their own: `control` carries messages both ways; `stdout` and `stderr`
+become the rank's descriptors 1 and 2, so what it prints is whole, in order, and readable after it has died.
 """
 
 from __future__ import annotations
@@ -18,9 +20,9 @@ import os
 import queue
 import secrets
 import socket
-import struct
 import tempfile
 import threading
+import time
 from dataclasses import dataclass
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
@@ -34,10 +36,13 @@ HANDSHAKE_SECONDS = 10.0
 """So long may somebody who knocks take to prove the key."""
 CONNECT_SECONDS = 30.0
 """So long may a rank take to reach the kernel over a network."""
+WAKE_SECONDS = 0.2
 AT_ONCE = 256
 """Handshakes that go on at the same time; who comes after waits."""
 KEEPALIVE = (5, 2, 4)
-"""Seconds of silence, seconds between probes, probes: a host that vanished is noticed after 13 s."""
+"""Seconds of silence, seconds between probes, probes: a host that vanished is noticed after 13 s..."""
+UNANSWERED_SECONDS = 13
+"""...and after as many where something that was sent waits for an answer, which no probe looks at."""
 
 Address = str | tuple[str, int]
 """A Unix socket's path, or a host's address and port."""
@@ -141,7 +146,7 @@ class Door:
         file = meeting_file(directory)
         file.touch(mode=0o600)
         file.write_bytes(Meeting(address, self._key).dumps())
-        self._listener.settimeout(0.2)
+        self._listener.settimeout(WAKE_SECONDS)
         threading.Thread(target=self._serve, name="cooptim-door", daemon=True).start()
 
     def __enter__(self) -> Door:
@@ -153,17 +158,30 @@ class Door:
     def _serve(self) -> None:
         with self._listener:
             while not self._closed.is_set():
-                with contextlib.suppress(TimeoutError):
+                if not self._room.acquire(timeout=WAKE_SECONDS):
+                    continue
+                try:
                     knocking, _ = self._listener.accept()
-                    self._room.acquire()
                     # Each by a thread of its own: one who says nothing keeps nobody waiting.
                     threading.Thread(target=self._admit, args=(knocking,), name="cooptim-door", daemon=True).start()
+                except (OSError, RuntimeError) as error:  # nobody came; or no descriptor or thread is free, yet
+                    self._room.release()
+                    if not isinstance(error, TimeoutError):
+                        time.sleep(WAKE_SECONDS)
 
     def _admit(self, knocking: socket.socket) -> None:
+        knocking.setblocking(True)
         if knocking.family != socket.AF_UNIX:
             tune(knocking)
-        set_patience(knocking, HANDSHAKE_SECONDS)
-        connection = Connection(knocking.detach())
+        connection = Connection(os.dup(knocking.fileno()))
+        with knocking:
+            late = threading.Timer(HANDSHAKE_SECONDS, _hang_up, [knocking])
+            late.daemon = True
+            late.start()
+            self._hear_out(connection)
+            late.cancel()
+
+    def _hear_out(self, connection: Connection) -> None:
         try:
             deliver_challenge(connection, self._key)
             answer_challenge(connection, self._key)
@@ -174,20 +192,15 @@ class Door:
             return
         finally:
             self._room.release()
-        with socket.socket(fileno=os.dup(connection.fileno())) as same:
-            set_patience(same, 0)
         if self._closed.is_set():
             connection.close()
         else:
             self.arrivals.put(Arrival(role, rank, connection, hello))
 
 
-def set_patience(connection: socket.socket, seconds: float) -> None:
-    """How long the system lets one read or write of this socket wait; 0: for ever. The socket stays blocking."""
-    connection.setblocking(True)
-    limit = struct.pack("@ll", int(seconds), int(seconds % 1 * 1e6))
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+def _hang_up(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # it has ended by itself
+        connection.shutdown(socket.SHUT_RDWR)
 
 
 def tune(connection: socket.socket) -> None:
@@ -197,10 +210,12 @@ def tune(connection: socket.socket) -> None:
     for name, value in zip(("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT"), KEEPALIVE, strict=True):
         if hasattr(socket, name):  # macOS has them by other names, or not
             connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * UNANSWERED_SECONDS)
 
 
-def source_address(host: str) -> str:
-    """This machine's address on the way to a host. Nothing is sent.
+def source_address(host: str) -> tuple[str, str]:
+    """This machine's address on the way to a host, and the host's own. Nothing is sent.
 
     Raises
     ------
@@ -210,4 +225,4 @@ def source_address(host: str) -> str:
     family, _, _, _, target = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)[0]
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
         probe.connect(target)
-        return str(probe.getsockname()[0])
+        return str(probe.getsockname()[0]), str(target[0])

@@ -84,7 +84,7 @@ class Sender:
 
     def _write(self, buffers: list[memoryview]) -> tuple[str, tuple[tuple[int, int], ...]]:
         descriptor = os.memfd_create("cooptim", os.MFD_CLOEXEC)
-        self.descriptors.append(descriptor)
+        self.descriptors.append(descriptor)  # closed with the others, also when there is no room
         places, end = [], 0
         for buffer in buffers:
             start = -(-end // ALIGNMENT) * ALIGNMENT

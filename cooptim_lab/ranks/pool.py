@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ..errors import InputError, LabError, PoolError, RunStopped
+from ..errors import InputError, PoolError, RunStopped
 from ..hardware import allowed_cpus
 from ..runs.events import Note, Phase
 from ..runs.run import Run
@@ -128,13 +128,19 @@ class RankPool:
         if self._closed:
             raise PoolError("the pool is closed: make a new RankPool")
         check_workers(workers)
+        self.launch.check_room(workers)
+        if per_rank is not None and len(per_rank) != workers:
+            raise InputError(f"per_rank has {len(per_rank)} parts for {workers} ranks: give one for each")
         sender = Sender()
-        if per_rank is None:
-            calls = (sender.pack((program, dict(arguments))),) * workers
-        else:
-            calls = tuple(sender.pack((program, {**arguments, **own})) for own in per_rank)
+        try:
+            shared = sender.pack((program, dict(arguments)))
+            own = [()] * workers if per_rank is None else [(sender.pack(dict(part)),) for part in per_rank]
+            calls = tuple((shared, *parts) for parts in own)
+        except BaseException:
+            sender.close()
+            raise
         job = Job(next(self._ids), run, calls, sender, workers, finish, is_cooperative, timeout)
-        run.on_stop(lambda level: self._mailbox.put((None, StopAsked(job.id, level))))
+        run.on_stop(lambda level: self._mailbox.put((None, StopAsked())))
         self._queue.put(job)
 
     def run(
@@ -173,7 +179,14 @@ class RankPool:
         return self.run(pull_name, name=name)
 
     def reserve(self, workers: int) -> None:
-        """The next start brings at least so many ranks, so that a larger job to come need not start them anew."""
+        """The next start brings at least so many ranks, so that a larger job to come need not start them anew.
+
+        Raises
+        ------
+        InputError
+            When the hosts have no room for so many.
+        """
+        self.launch.check_room(workers)
         self.workers = max(self.workers, workers)
 
     def start(self) -> None:
@@ -198,6 +211,14 @@ class RankPool:
         self._mailbox.put((None, Closing()))
         self._queue.put(None)
         self._thread.join(CLOSE_SECONDS)
+
+    @property
+    def cpus(self) -> int:
+        """How many CPUs its ranks may use, on all their machines: of a pool that is elsewhere, once they are there."""
+        ranks = self._set
+        if self.launch.is_here or ranks is None:
+            return allowed_cpus()
+        return sum({hello.machine: hello.cpus for hello in ranks.hellos.values()}.values())
 
     @property
     def is_busy(self) -> bool:
@@ -235,12 +256,12 @@ class RankPool:
 
     def _on_thread(self, action: Callable[[], object]) -> None:
         """Run an action between jobs and wait for it; what it raises is raised here."""
-        done, raised = threading.Event(), []
+        done, raised = threading.Event(), list[Exception]()
 
         def act() -> None:
             try:
                 action()
-            except LabError as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is the caller's to know
                 raised.append(error)
             finally:
                 done.set()
@@ -261,6 +282,8 @@ class RankPool:
             try:
                 self._execute(item)
             except Exception as error:  # noqa: BLE001 - a run must end, whatever happens; the error is its end
+                if item.pending:
+                    self._drop()  # some ranks are still at it
                 item.run.fail(error)
             finally:
                 item.sender.close()

@@ -77,15 +77,19 @@ class Rank:
             self._control.send(message)
 
     def _listen(self) -> None:
+        try:
+            self._hear()
+        except (EOFError, OSError):
+            pass
+        except Exception:  # noqa: BLE001 - a rank that is deaf would outlive its kernel
+            traceback.print_exc()
+        for segment in open_segments(os.getpid()):  # no guard may be on this machine to do it
+            Path(segment).unlink(missing_ok=True)
+        os._exit(EXIT_WITHOUT_KERNEL)
+
+    def _hear(self) -> None:
         while True:
-            try:
-                message = self._control.recv()
-            except (EOFError, OSError):
-                # No guard may be on this machine to do it.
-                for segment in open_segments(os.getpid()):
-                    Path(segment).unlink(missing_ok=True)
-                os._exit(EXIT_WITHOUT_KERNEL)
-            match message:
+            match message := self._control.recv():
                 case Stop():
                     self._stop = message
                     if message.hard and message.job == self._job:
@@ -135,7 +139,9 @@ class Rank:
             self._interruptible = False
 
     def _call(self, start: Start) -> Any:
-        program, arguments = unpack(start.call)
+        program, arguments = unpack(start.calls[0])
+        for own in start.calls[1:]:
+            arguments.update(unpack(own))
         set_threads(start.threads)
         context = Context(
             self._communicator(start.workers, start.epoch),
@@ -244,13 +250,13 @@ def greet(meeting: Meeting, world: Any) -> tuple[Connection, list[socket.socket]
     from mpi4py import MPI
 
     rank, printed = world.Get_rank(), []
-    for role, descriptor in (("stdout", 1), ("stderr", 2)):
-        connection = meeting.connect(role, rank)
+    streams = [(meeting.connect(role, rank), descriptor) for role, descriptor in (("stdout", 1), ("stderr", 2))]
+    control = meeting.connect("control", rank)
+    for connection, descriptor in streams:  # only now that nothing is left to be said to the launcher
         os.dup2(connection.fileno(), descriptor)
         if not isinstance(meeting.address, str):
             printed.append(socket.socket(fileno=os.dup(connection.fileno())))
         connection.close()
-    control = meeting.connect("control", rank)
     control.send(
         Hello(
             rank,
@@ -278,7 +284,9 @@ def main(directory: Path | None) -> None:
         control, printed = greet(meeting, world)
     except (OSError, EOFError, AuthenticationError) as error:
         who = f"rank {world.Get_rank()} on {socket.gethostname()}"
-        sys.exit(f"{who} cannot reach the notebook at {meeting.address}: {error or type(error).__name__}")
+        print(f"{who} cannot reach the notebook at {meeting.address}: {error or type(error).__name__}", file=sys.stderr)
+        sys.stderr.flush()
+        os._exit(1)  # Python's own end would wait in MPI for the other ranks
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     faulthandler.enable()  # a segmentation fault leaves its traceback on stderr
     kernel_path = control.recv()

@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import PoolError
-from ..hardware import allowed_cpus
 from ..hardware.cgroups import oom_kills
 from . import wire
 from .forking import Nursery
@@ -52,6 +51,13 @@ class Printed:
 
     stream: str
     text: str
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """The rank sent something that cannot be opened here: an object of a class that this process has not."""
+
+    why: str
 
 
 @dataclass(frozen=True)
@@ -130,6 +136,12 @@ class RankSet:
             When the launcher is not there, ends early, or starts something else than it was asked to; when `cancelled`.
         """
         command, address = self._launch.command(self.workers), self._launch.address()
+        try:
+            self._start(command, address, cancelled)
+        except OSError as error:  # no room for a file, a process, a descriptor; a rank that died while it was greeted
+            raise PoolError(f"the ranks cannot be started: {error.strerror or error}") from error
+
+    def _start(self, command: list[str], address: str | None, cancelled: Callable[[], bool]) -> None:
         rank = [sys.executable, "-m", "cooptim_lab.ranks.rank"]
         self._directory = make_directory()
         told = meeting_file(self._directory)
@@ -144,9 +156,9 @@ class RankSet:
         self._oom_kills = oom_kills()
         try:
             listening = Door(self._directory, address)
-        except OSError as error:
+        except OSError:
             shutil.rmtree(self._directory)
-            raise PoolError(f"cannot listen at {address or self._directory}: {error.strerror}") from None
+            raise
         with listening as door:
             self._guard = subprocess.Popen(
                 [*guard, *command, *rank],
@@ -154,7 +166,7 @@ class RankSet:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Kernel -> Interrupt signals the kernel's group; the ranks are told otherwise
-                env=rank_environment(self.workers, allowed_cpus()),
+                env=rank_environment(self._launch, self.workers),
             )
             try:
                 self._welcome(door, cancelled)
@@ -163,15 +175,23 @@ class RankSet:
                 raise
         self._watch()
 
-    def send(self, rank: int, message: Any) -> None:
-        """To one rank, from any thread. One that is gone is reported by its `Lost`, not here."""
-        with self._sending[rank], contextlib.suppress(OSError):
-            self._controls[rank].send(message)
+    def send(self, rank: int, message: Any, patience: float = -1) -> None:
+        """To one rank, from any thread. One that is gone is reported by its `Lost`, not here.
+
+        `patience` is how many seconds to wait for others that send; negative: for ever.
+        """
+        if not self._sending[rank].acquire(timeout=patience):
+            return
+        try:
+            with contextlib.suppress(OSError):
+                self._controls[rank].send(message)
+        finally:
+            self._sending[rank].release()
 
     def close(self) -> None:
         """Let the ranks leave by themselves, for `LEAVE_SECONDS`, then end them. Returns when all is gone."""
         for rank in self._controls:
-            self.send(rank, wire.Leave())
+            self.send(rank, wire.Leave(), LEAVE_SECONDS / self.workers)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._guard.wait(LEAVE_SECONDS)
         self.kill()
@@ -180,6 +200,9 @@ class RankSet:
         """End the ranks at once. Returns when the guard has taken everything down."""
         self.is_lost = True
         self._tell_guard(("end",))
+        for connection in self._controls.values():  # whoever is writing to a rank that does not read wakes up
+            with contextlib.suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as same:
+                same.shutdown(socket.SHUT_WR)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._guard.wait(10)
         if self._reader is None:
@@ -191,7 +214,7 @@ class RankSet:
     def _sweep(self) -> None:
         """The guard's work, unless it was itself killed."""
         for hello in self.hellos.values():
-            for segment in hello.segments:
+            for segment in hello.segments if hello.machine == machine() else ():
                 Path(segment).unlink(missing_ok=True)
         shutil.rmtree(self._directory, ignore_errors=True)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -216,13 +239,14 @@ class RankSet:
         now = oom_kills()
         if self.hellos[rank].machine != machine() or now is None or self._oom_kills is None:
             return None
-        return now > self._oom_kills
+        # A launcher may have put the ranks where others count.
+        return now > self._oom_kills or (False if self._launch.is_here else None)
 
     def survey(self) -> dict[int, wire.Told]:
         """How the ranks are, from those that answer in `SURVEY_SECONDS`."""
         self._told, self._answered = {}, threading.Event()
         for rank in self._controls:
-            self.send(rank, wire.Ask())
+            self.send(rank, wire.Ask(), SURVEY_SECONDS / self.workers)
         self._answered.wait(SURVEY_SECONDS)
         return dict(self._told)
 
@@ -231,12 +255,12 @@ class RankSet:
         assert self._guard.stdout is not None
         deadline = time.monotonic() + START_SECONDS
         os.set_blocking(self._guard.stdout.fileno(), False)
-        while len(self._controls) < self.workers:
+        while len(self._controls) < self.workers or len(self._streams) < 2 * self.workers:
             with contextlib.suppress(queue.Empty):
                 self._seat(door.arrivals.get(timeout=0.05))
                 continue
             if not self._read_launcher():
-                said = " | ".join(dict.fromkeys(self.launcher_output)) or "nothing was printed"
+                said = " | ".join(dict.fromkeys(filter(is_telling, self.launcher_output))) or "nothing was printed"
                 raise PoolError(f"the ranks ended before they were ready: {said}")
             if cancelled():
                 raise PoolError("stopped while the ranks were starting")
@@ -285,12 +309,19 @@ class RankSet:
 
     def _read(self) -> None:
         """Until the guard is gone: its output ends with it, whatever ended it."""
+        try:
+            self._read_all()
+        except Exception as error:  # noqa: BLE001 - without this thread nobody would hear of the ranks' end
+            self.launcher_output.append(f"reading from the ranks failed: {type(error).__name__}: {error}")
+            self._tell_guard(("end",))
+        self._end_reading()
+
+    def _read_all(self) -> None:
         while True:
             for chosen, _ in self._selector.select():
                 rank, role = chosen.data
                 if role == "launcher":
                     if not self._read_launcher():
-                        self._end_reading()
                         return
                 elif role == "control":
                     self._read_control(rank, chosen.fileobj)  # type: ignore[arg-type]
@@ -300,7 +331,10 @@ class RankSet:
     def _read_control(self, rank: int, connection: Connection) -> None:
         try:
             message = connection.recv()
-        except (EOFError, OSError):
+        except Exception as error:  # noqa: BLE001 - opening an object may raise anything
+            if not isinstance(error, (EOFError, OSError)):
+                self._mailbox.put((rank, Unreadable(f"{type(error).__name__}: {error}")))
+                return
             self._selector.unregister(connection)
             self._drain(rank, LATE_SECONDS if self.hellos[rank].machine != machine() else 0.0)
             self._mailbox.put((rank, Lost()))
@@ -331,8 +365,10 @@ class RankSet:
         stream = self._streams[rank, role]
         try:
             data = stream.recv(CHUNK)
-        except (BlockingIOError, ConnectionError):
+        except BlockingIOError:
             return False
+        except OSError:  # its host is gone
+            data = b""
         if not data:
             if stream in self._selector.get_map():
                 self._selector.unregister(stream)
@@ -375,6 +411,11 @@ class RankSet:
 
 
 KILLING_SIGNALS = {int(s) for s in (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE)}
+
+
+def is_telling(line: str) -> bool:
+    """Whether a line of a launcher's is more than the frame that it draws around the bad news."""
+    return not line.startswith(("=", "---", "YOUR APPLICATION")) and line.strip() != ""
 
 
 def end_in_words_of_launcher(said: str, pid: int) -> int | None:

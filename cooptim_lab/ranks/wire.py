@@ -7,8 +7,6 @@ from typing import Any
 
 from .parcel import Parcel
 
-ROLES = ("control", "stdout", "stderr")
-
 
 @dataclass(frozen=True)
 class Hello:
@@ -35,14 +33,15 @@ class Hello:
 
 @dataclass(frozen=True)
 class Start:
-    """Run a program: `call` holds (function, keyword arguments)."""
+    """Run a program."""
 
     job: int
     epoch: int
     """Grows with every job that failed: what that one left in flight is never met, see `rank.Rank`."""
     workers: int
     threads: int
-    call: Parcel
+    calls: tuple[Parcel, ...]
+    """First (function, keyword arguments), then further keyword arguments, this rank's own."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from IPython.display import display, update_display
 
 from cooptim_lab import hardware, studies, ways
 from cooptim_lab.errors import LabError
+from cooptim_lab.ranks.pool import shared_pool
 from cooptim_lab.runs.run import Run
 from cooptim_lab.training.spec import Baseline, Sharded, Subnets, make_spec
 
@@ -160,7 +161,7 @@ class LabPanel:
         self.subnets.disabled = kind not in (Subnets, studies.Comparison)
 
     def _warn(self) -> None:
-        cpus = hardware.allowed_cpus()
+        cpus = shared_pool().cpus
         more = self.workers.value > cpus
         self._say(f"{self.workers.value} workers share {cpus} CPUs: do not expect a speedup" if more else "")
 

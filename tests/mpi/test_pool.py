@@ -9,7 +9,8 @@ import time
 import psutil
 import pytest
 
-from cooptim_lab import InputError, PoolError, RankPool
+from cooptim_lab import InputError, PoolError, RankFailure, RankPool, Run
+from cooptim_lab.ranks import rankset
 from cooptim_lab.runs.events import Note, Phase
 from tests.support import PATIENCE_SECONDS, rank_processes, refused
 
@@ -193,6 +194,47 @@ def test_a_result_that_cannot_be_opened_here_fails_its_run_only(pool):
 
         return Odd()
 
-    with pytest.raises(ValueError, match="no number"):
-        pool.run(program)
+    with pytest.raises(RankFailure, match=r"rank 0 .* cannot be opened in the notebook: ValueError: .*no number"):
+        pool.run(program, workers=1)
     assert pool.run(lambda context: context.rank) == [0, 1]
+
+
+def test_parts_that_do_not_match_the_ranks_are_refused(pool):
+    with refused("per_rank has 1 parts for 2 ranks"):
+        pool.run(lambda context, x: x, per_rank=[{"x": 1}])
+
+
+def test_what_is_refused_leaves_no_descriptor_open(pool):
+    import numpy as np
+
+    before = psutil.Process().num_fds()
+    for _ in range(3):
+        with refused("cannot be sent"):
+            pool.run(lambda context, x: x, per_rank=[{"x": np.zeros(10**5)}, {"x": threading.Lock()}])
+    assert psutil.Process().num_fds() <= before
+
+
+def test_a_chatty_program_does_not_keep_the_clock_waiting(pool):
+    def program(context):
+        while True:
+            context.report(Note(rank=context.rank, text="again"))
+
+    run: Run[list[None]] = Run("chatty", {})
+    run.log.listen(lambda event: time.sleep(0.0005))
+    pool.submit(run, program, {}, workers=2, finish=lambda run, values, stopped: None, is_cooperative=False, timeout=1)
+    with pytest.raises(PoolError, match="not done after 1 s"):
+        run.wait(20)
+    assert pool.run(lambda context: context.rank) == [0, 1]
+
+
+def test_what_goes_wrong_on_the_pools_thread_is_told_to_the_caller(monkeypatch):
+    def no_room() -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(rankset, "make_directory", no_room)
+    with RankPool(1) as pool:
+        for _ in range(2):
+            with pytest.raises(PoolError, match="No space left"):
+                pool.start()
+        monkeypatch.undo()
+        assert pool.run(lambda context: context.rank) == [0]

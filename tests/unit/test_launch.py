@@ -6,7 +6,7 @@ import pytest
 
 from cooptim_lab import InputError, PoolError, RankPool
 from cooptim_lab.hardware import find_mpiexec
-from cooptim_lab.ranks import wire
+from cooptim_lab.ranks import launch, wire
 from cooptim_lab.ranks.job import share_cpus
 from cooptim_lab.ranks.launch import LOOPBACK, Launch, rank_environment
 from cooptim_lab.ranks.pool import crowded
@@ -83,10 +83,12 @@ def test_an_interface_by_name_or_address_or_none_at_all():
 
 def test_ranks_wait_asleep_only_where_there_are_more_of_them_than_cpus(monkeypatch):
     monkeypatch.delenv("MPIR_CVAR_ENABLE_HEAVY_YIELD", raising=False)
-    assert "MPIR_CVAR_ENABLE_HEAVY_YIELD" not in rank_environment(2, 2)
-    assert rank_environment(3, 2)["MPIR_CVAR_ENABLE_HEAVY_YIELD"] == "1"
+    monkeypatch.setattr(launch, "allowed_cpus", lambda: 2)
+    assert "MPIR_CVAR_ENABLE_HEAVY_YIELD" not in rank_environment(Launch(), 2)
+    assert rank_environment(Launch(), 3)["MPIR_CVAR_ENABLE_HEAVY_YIELD"] == "1"
+    assert "MPIR_CVAR_ENABLE_HEAVY_YIELD" not in rank_environment(Launch.parse(hosts="a:2,b:2"), 3)
     monkeypatch.setenv("MPIR_CVAR_ENABLE_HEAVY_YIELD", "0")
-    assert rank_environment(3, 2)["MPIR_CVAR_ENABLE_HEAVY_YIELD"] == "0"  # what the user has set stays
+    assert rank_environment(Launch(), 3)["MPIR_CVAR_ENABLE_HEAVY_YIELD"] == "0"  # what the user has set stays
 
 
 def test_threads_are_the_cpus_of_each_machine_over_its_ranks():
