@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-NETWORK = "198.18.77"  # RFC 2544: for benchmarks of networks, in use nowhere else
+NETWORK = "198.18"  # RFC 2544: for benchmarks of networks, in use nowhere else
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,8 @@ def two_hosts(folder: Path, megabits: int = 100) -> Iterator[Hosts]:
     """Make them; nothing of them is left afterwards."""
     tag = secrets.token_hex(3)
     space, here, there = f"lab{tag}", f"ha{tag}", f"hb{tag}"
-    a, b = f"{NETWORK}.1", f"{NETWORK}.2"
+    network = f"{NETWORK}.{secrets.randbelow(256)}"  # each pair of hosts has its own
+    a, b = f"{network}.1", f"{network}.2"
     shape = ["root", "tbf", "rate", f"{megabits}mbit", "burst", "32kb", "latency", "400ms"]
     ssh = folder / "ssh"
     # As ssh does: options first, then the host, then words for a shell there.

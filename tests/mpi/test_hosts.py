@@ -183,8 +183,8 @@ def test_a_host_that_vanishes_ends_the_run(tmp_path, submit, hear):
 
 def test_a_host_that_is_not_there_is_named(hosts, nothing_left):
     nothing_left()
-    pool = RankPool(hosts="198.18.77.77:1", launcher=hosts.launcher())
-    with pool, pytest.raises(PoolError, match=r"198\.18\.77\.77"):
+    pool = RankPool(hosts="198.19.77.77:1", launcher=hosts.launcher())
+    with pool, pytest.raises(PoolError, match=r"198\.19\.77\.77"):
         pool.start()
     with RankPool(1) as other:  # what `nothing_left` is to watch
         other.start()
