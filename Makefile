@@ -25,6 +25,7 @@ demo: $(READY)  ## run the first notebook without a browser, print its last tabl
 	$(BIN)/python -m tests.demo
 
 bench: $(READY)  ## measure what the project promises
+	$(BIN)/python -m pip install --quiet --no-deps -c constraints.txt torchensemble
 	$(BIN)/python -m tests.benchmarks
 
 drills: $(READY)  ## harm ranks, guard and kernel at random moments, many times

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import cloudpickle
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .units import state_of
 
@@ -123,7 +124,8 @@ class VmapStack:
         return [p for p in self._parameters.values() if p.requires_grad]
 
     def __call__(self, x: Tensor, *, is_own: bool = False) -> Tensor:
-        return (self._own if is_own else self._shared)(self._parameters, self._buffers, x)
+        with sdpa_kernel(SDPBackend.MATH):  # the fused kernels of attention have no batching rule
+            return (self._own if is_own else self._shared)(self._parameters, self._buffers, x)
 
     def unstack(self) -> list[nn.Module]:
         subnets = []

