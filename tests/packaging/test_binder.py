@@ -25,9 +25,10 @@ def environment(root) -> dict:
 
 @pytest.fixture(scope="module")
 def conda(environment) -> dict[str, str | None]:
-    """Name on PyPI -> version, of what conda installs."""
+    """Name on PyPI -> version, of what conda installs, and of what pip adds."""
     found = {}
-    for line in environment["dependencies"]:
+    by_pip = [line for part in environment["dependencies"] if isinstance(part, dict) for line in part["pip"]]
+    for line in [*environment["dependencies"], *by_pip]:
         if isinstance(line, str):
             pin = CONDA_PIN.fullmatch(line)
             assert pin, f"environment.yml: neither a name nor an exact version: {line}"
@@ -54,7 +55,7 @@ def test_python_is_pinned_within_its_range(conda, project):
 def test_channel_by_name_and_torch_from_nowhere_else(environment):
     assert environment["channels"] == ["conda-forge"]
     by_pip = [line for part in environment["dependencies"] if isinstance(part, dict) for line in part["pip"]]
-    assert not [line for line in by_pip if re.match(r"(torch|mpi4py|mpich)\b", line)]
+    assert not [line for line in by_pip if re.match(r"(torch|mpi4py|mpich)\s*([=<>~!]|$)", line)]
 
 
 def test_post_build_leaves_the_dependencies_to_conda(root):
