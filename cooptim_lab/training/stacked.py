@@ -1,9 +1,10 @@
 """N subnets trained as one batched program: their parameters are stacked, every operation runs once for all of them.
 
 Subnets of the same architecture make one stack; whatever is different makes a stack of its own, so any mixture trains.
-Three engines, from the fastest to the most general:
+Four engines, from the fastest to the most general:
 
 - `grouped`: perceptrons, one batched matrix product (`baddbmm`) per layer;
+- `channels`: networks of convolutions, side by side in the channels of one (channels.py);
 - `vmap`: any other module, by `torch.func`, its buffers (BatchNorm's statistics) stacked too;
 - `separate`: one module after the other.
 """
@@ -19,7 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .units import state_of
+from .channels import ChannelStack, PlainChannelStack
+from .units import clone, state_of
 
 ELEMENTWISE = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Tanh, nn.Sigmoid,
@@ -28,7 +30,7 @@ ELEMENTWISE = (
 """Layers that treat every number alike, so that they run on stacked subnets as they are."""
 
 TOLERANCE = 1e-4
-"""By so much, relatively, may a stack's buffers differ from those of its modules after one batch."""
+"""By so much may a stack's outputs and buffers differ from those of its modules after one batch."""
 
 
 class Stack(Protocol):
@@ -89,7 +91,7 @@ class GroupedStack:
     def unstack(self) -> list[nn.Module]:
         subnets: list[nn.Module] = []
         for n in range(len(self.members)):
-            subnet = copy.deepcopy(self._template)
+            subnet = clone(self._template)
             with torch.no_grad():
                 for layer, stacked in zip(leaves(subnet), self._layers, strict=True):
                     if isinstance(stacked, tuple):
@@ -130,7 +132,7 @@ class VmapStack:
     def unstack(self) -> list[nn.Module]:
         subnets = []
         for n in range(len(self.members)):
-            subnet = copy.deepcopy(self._template)
+            subnet = clone(self._template)
             with torch.no_grad():
                 for name, value in state_of(subnet).items():
                     value.copy_((self._parameters if name in self._parameters else self._buffers)[name][n])
@@ -156,13 +158,15 @@ class SingleStack:
         return self._subnet(x[0] if is_own else x).unsqueeze(0)
 
     def unstack(self) -> list[nn.Module]:
-        return [copy.deepcopy(self._subnet)]
+        return [clone(self._subnet)]
 
     def like(self, subnets: Sequence[nn.Module]) -> Stack:
         return type(self)(subnets, self.members)
 
 
-def stack(subnets: Sequence[nn.Module], *, separate: bool = False, sample: Tensor | None = None) -> list[Stack]:
+def stack(
+    subnets: Sequence[nn.Module], *, separate: bool = False, sample: Tensor | None = None, is_own: bool = False
+) -> list[Stack]:
     """Gather subnets of one architecture into stacks (see the module's docstring). The subnets are not changed.
 
     Parameters
@@ -170,7 +174,9 @@ def stack(subnets: Sequence[nn.Module], *, separate: bool = False, sample: Tenso
     separate
         Each by itself.
     sample
-        A batch (batch, ...): a stack that cannot take it, or leaves other buffers than its modules, is not made.
+        A batch (batch, ...): a stack that does not do with it what its modules do is not made.
+    is_own
+        Whether each subnet is to get a batch of its own.
     """
     groups: dict[object, list[int]] = {}
     for i, subnet in enumerate(subnets):
@@ -178,11 +184,14 @@ def stack(subnets: Sequence[nn.Module], *, separate: bool = False, sample: Tenso
     stacks: list[Stack] = []
     for members in groups.values():
         chosen = [subnets[i] for i in members]
-        kind: type[GroupedStack | VmapStack] = GroupedStack if _is_perceptron(chosen[0]) else VmapStack
-        if len(members) > 1 and (sample is None or _can_run(kind, chosen, sample)):
-            stacks.append(kind(chosen, members))
-        else:
+        kinds: list[type[Any]] = [GroupedStack] if _is_perceptron(chosen[0]) else [VmapStack]
+        if not (_is_perceptron(chosen[0]) or is_own):
+            kinds = [ChannelStack, PlainChannelStack, *kinds]
+        kind = next((kind for kind in kinds if len(members) > 1 and _can_run(kind, chosen, sample)), None)
+        if kind is None:
             stacks += [SingleStack([copy.deepcopy(subnets[i])], [i]) for i in members]
+        else:
+            stacks.append(kind(chosen, members))
     return stacks
 
 
@@ -195,21 +204,33 @@ def leaves(module: nn.Module) -> Iterator[Any]:
         yield module
 
 
-def _can_run(kind: type[GroupedStack | VmapStack], subnets: Sequence[nn.Module], sample: Tensor) -> bool:
-    """Whether a stack does as its modules do: vmap cannot follow a branch on values, nor a buffer that is replaced."""
-    first, last = copy.deepcopy(subnets[0]), copy.deepcopy(subnets[-1])
+def _can_run(kind: type[Any], subnets: Sequence[nn.Module], sample: Tensor | None) -> bool:
+    """Whether a stack does as its modules do: not where one branches on values, replaces buffers or mixes channels."""
+    if sample is None:
+        return not issubclass(kind, ChannelStack)
+    alone = [copy.deepcopy(subnets[0]), copy.deepcopy(subnets[-1])]
     with torch.no_grad(), torch.random.fork_rng():
         try:
-            made = kind([first, last], [0, 1])
-            made(sample)
-        except Exception:  # noqa: BLE001 - what vmap cannot follow may raise anything
+            together = kind(alone, [0, 1])
+            together(sample)
+        except Exception:  # noqa: BLE001 - what a stack cannot follow may raise anything
             return False
-        for alone, stacked in zip((first, last), made.unstack(), strict=True):
-            alone(sample)
+        for module, stacked in zip(alone, together.unstack(), strict=True):
+            module(sample)
             buffers = dict(stacked.named_buffers())
-            if not all(torch.allclose(b, buffers[name], rtol=TOLERANCE) for name, b in alone.named_buffers()):
+            if not all(_is_close(b, buffers[name]) for name, b in module.named_buffers()):
                 return False
-    return True
+        return not issubclass(kind, ChannelStack) or _agrees(kind, [module.eval() for module in alone], sample)
+
+
+def _agrees(kind: type[Any], modules: Sequence[nn.Module], sample: Tensor) -> bool:
+    """Whether channels of one subnet reach the outputs of that one alone; without dropout, which would hide it."""
+    outputs = kind(modules, [0, 1])(sample)
+    return all(_is_close(module(sample), output) for module, output in zip(modules, outputs, strict=True))
+
+
+def _is_close(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.allclose(one, other, rtol=TOLERANCE, atol=TOLERANCE)
 
 
 def _signature(subnet: nn.Module) -> object:

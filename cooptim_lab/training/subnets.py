@@ -5,9 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-import cloudpickle
 import torch
 from torch import Tensor, nn
 
@@ -94,6 +92,8 @@ class _Work:
     trainer: Trainer = field(init=False)
     diverged: set[int] = field(default_factory=set)
     """Numbers of this rank's subnets whose loss is no longer finite."""
+    _shells: list[nn.Module] = field(default_factory=list)
+    """On rank 0, networks for what all ranks have trained."""
     _engine: str = ""
     _why: str = ""
     _said: str = ""
@@ -118,8 +118,10 @@ class _Work:
         spec = self.spec
         self.division = divide(self.task, self.prepared.x[:2], spec.subnets, split=spec.split, seed=spec.seed)
         engine = self._choose()
-        warm_up(lambda: Trainer(self.prepared, self.division.make(self.mine), engine).step, self.epoch_batches)
-        self.trainer = Trainer(self.prepared, self.division.make(self.mine), engine)
+        warm_up(lambda: self._train(self.division.make(self.mine), engine).step, self.epoch_batches)
+        self.trainer = self._train(self.division.make(self.mine), engine)
+        if self.context.is_root:
+            self._shells = self.division.make()
         torch.manual_seed(derive(self.spec.seed, self.context.rank))
 
     def step(self, rows: Tensor) -> Tensor:
@@ -187,28 +189,37 @@ class _Work:
             for name, value in state_of(self.division.model).items():
                 value.copy_(whole[name])
         self.division = self.division.deal_again(deal)
+        if self.context.is_root:
+            self._shells = self.division.make()
         parts = self.division.parts
         fresh = self.division.make(self.mine)
-        self.trainer = Trainer(self.prepared, fresh, self._engine)
+        self.trainer = self._train(fresh, self._engine)
         cut = [{key: of if "" in of else units.cut(of, parts[i]) for key, of in remembered.items()} for i in self.mine]
         self.trainer.remember(cut, fresh)
         self.diverged.clear()  # the lost parts have the network's weights again
 
     def fuse(self) -> tuple[nn.Module, list[nn.Module]] | None:
         """On rank 0, the fused network and the subnets; those that diverged are left out."""
-        own = [(i, subnet) for i, subnet in zip(self.mine, self.trainer.subnets(), strict=True)]
-        sound = [(i, subnet) for i, subnet in own if i not in self.diverged]
-        # By value: MPI's own pickle is by reference.
-        gathered = self.context.comm.gather(cloudpickle.dumps(sound), root=0)
+        sound = [
+            (i, {name: value.detach().numpy() for name, value in state_of(subnet).items()})
+            for i, subnet in zip(self.mine, self.trainer.subnets(), strict=True)
+            if i not in self.diverged
+        ]
+        gathered = self.context.comm.gather(sound, root=0)
         if gathered is None:
             return None
-        pairs: list[tuple[int, Any]] = list(itertools.chain.from_iterable(map(cloudpickle.loads, gathered)))
+        pairs = list(itertools.chain.from_iterable(gathered))
         if not pairs:
             raise InputError(
                 f"{self._said}, and every other sub-network's too: "
                 "lower the learning rate, scale the inputs, or look for NaN in the data"
             )
-        numbers, subnets = [i for i, _ in pairs], [subnet for _, subnet in pairs]
+        numbers, subnets = [i for i, _ in pairs], []
+        with torch.no_grad():
+            for i, values in pairs:
+                for name, value in state_of(self._shells[i]).items():
+                    value.copy_(torch.from_numpy(values[name]))
+                subnets.append(self._shells[i])
         return FUSIONS[self.spec.fuse](subnets, self.division, numbers), subnets
 
     def say_how(self, engines: Sequence[Sequence[str]]) -> None:
@@ -228,6 +239,9 @@ class _Work:
             notes.append(f"{self.spec.subnets} does not divide {sizes}: the first sub-networks are a little wider")
         for text in notes:
             self.context.report(Note(rank=0, text=text))
+
+    def _train(self, subnets: Sequence[nn.Module], engine: str) -> Trainer:
+        return Trainer(self.prepared, subnets, engine, is_own=self.spec.data != "all")
 
     def _choose(self) -> str:
         """The engine: all ranks the same."""

@@ -26,19 +26,23 @@ class Trainer:
     ----------
     engine
         `stacked`, or `separate`: one after the other.
+    is_own
+        Whether each is to get batches of its own.
     """
 
-    def __init__(self, prepared: Prepared, subnets: Sequence[nn.Module], engine: str) -> None:
+    def __init__(self, prepared: Prepared, subnets: Sequence[nn.Module], engine: str, *, is_own: bool = False) -> None:
         is_stackable = type(prepared.optimizer([torch.zeros(1, requires_grad=True)])) in STACKABLE_OPTIMIZERS
         is_separate = engine == "separate" or not is_stackable
-        self.stacks: list[Stack] = stack(subnets, separate=is_separate, sample=prepared.x[:2])
+        self.stacks: list[Stack] = stack(subnets, separate=is_separate, sample=prepared.x[:2], is_own=is_own)
         self._optimizers: list[torch.optim.Optimizer] = []
 
         def make(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
             self._optimizers.append(prepared.optimizer(parameters))
             return self._optimizers[-1]
 
-        self.step = stacked_step(self.stacks, make, prepared.loss_function, prepared.x, prepared.y)
+        self.step = stacked_step(
+            self.stacks, make, prepared.loss_function, prepared.x, prepared.y, is_elementwise=is_stackable
+        )
 
     @property
     def engines(self) -> list[str]:
@@ -96,7 +100,7 @@ def choose_engine(prepared: Prepared, subnets: Sequence[nn.Module], rows: Tensor
         return "separate", "there is one sub-network on this rank"
     some = list(subnets[:TRIAL_MEMBERS])
     with torch.random.fork_rng():
-        together = Trainer(prepared, subnets, "stacked")
+        together = Trainer(prepared, subnets, "stacked", is_own=rows.dim() == 2)
         if all(engine == "separate" for engine in together.engines):
             return "separate", "these sub-networks, or their optimizer, cannot be stacked"
         alone = Trainer(prepared, some, "separate")

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from cooptim_lab.training.channels import PlainChannelStack
 from cooptim_lab.training.loop import batches, plain_step
 from cooptim_lab.training.stacked import stack
 from cooptim_lab.training.stepping import per_subnet_loss, stacked_step
@@ -233,3 +234,56 @@ def test_losses_of_classes_are_those_of_each_by_itself(shape):
     outputs, targets = torch.randn(shape, dtype=FLOAT), torch.randint(4, shape[1:2] + shape[3:])
     expected = torch.stack([functional.cross_entropy(each, targets) for each in outputs])
     assert (per_subnet_loss(functional.cross_entropy, outputs, targets) - expected).abs().max() < 1e-14
+
+
+class Viewing(nn.Module):
+    """Looks at its images with `view`, which only torch's own layout allows."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)
+        self.second, self.last = nn.Conv2d(4, 2, 1, bias=False), nn.Linear(2 * 4, 3)
+
+    def forward(self, x):
+        x = torch.relu(self.norm(self.first(x.view(-1, 1, 4, 4))))
+        return self.last(self.second(x).view(len(x), -1))
+
+
+class Mixing(Viewing):
+    """Takes a mean over channels, which side by side are those of all networks."""
+
+    def forward(self, x):
+        x = torch.relu(self.norm(self.first(x.view(-1, 1, 4, 4))))
+        return self.last(self.second(x - x.mean(1, keepdim=True)).flatten(1))
+
+
+class TestChannels:
+    IMAGES = torch.randn(ROWS, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+
+    def subnets(self, kind):
+        torch.manual_seed(0)
+        return [kind().double() for _ in range(3)]
+
+    @pytest.mark.parametrize(("kind", "engine"), [(Viewing, "channels"), (Mixing, "vmap")])
+    def test_together_is_each_alone(self, kind, engine):
+        def optimizer(p):
+            return torch.optim.SGD(p, lr=0.1, momentum=0.9)
+
+        alone = self.subnets(kind)
+        for each in alone:
+            train(plain_step(each, optimizer(each.parameters()), functional.cross_entropy, self.IMAGES, CLASSES))
+        (together,) = stack(self.subnets(kind), sample=self.IMAGES[:2])
+        assert together.engine == engine
+        train(stacked_step([together], optimizer, functional.cross_entropy, self.IMAGES, CLASSES))
+        for one, other in zip(alone, together.unstack(), strict=True):
+            for mine, its in zip(one.state_dict().values(), other.state_dict().values(), strict=True):
+                assert (mine - its).abs().max() < TOLERANCE
+            assert (one.eval()(self.IMAGES) - other.eval()(self.IMAGES)).abs().max() < TOLERANCE
+
+    def test_channels_that_are_mixed_would_be_wrong(self):
+        modules = [each.eval() for each in self.subnets(Mixing)]
+        outputs = PlainChannelStack(modules, [0, 1, 2])(self.IMAGES)
+        assert (outputs[0] - modules[0](self.IMAGES)).abs().max() > 1e-3
+
+    def test_batches_of_ones_own_are_not_for_it(self):
+        assert [each.engine for each in stack(self.subnets(Viewing), sample=self.IMAGES[:2], is_own=True)] == ["vmap"]

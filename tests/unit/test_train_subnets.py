@@ -130,7 +130,8 @@ def test_the_engines_agree(name, split):
         )[0]
         for engine in ("stacked", "separate")
     )
-    assert (one.engine, other.engine) == ("grouped" if name == "perceptron" else "vmap", "separate")
+    engines = {"perceptron": "grouped", "convolutional": "channels"}
+    assert (one.engine, other.engine) == (engines.get(name, "vmap"), "separate")
     for a, b in zip(one.subnets, other.subnets, strict=True):
         for mine, its in zip(state_of(a).values(), state_of(b).values(), strict=True):
             assert (mine - its).abs().max() < 1e-8
