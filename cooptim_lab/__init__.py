@@ -27,6 +27,7 @@ _HOME = {  # public name -> the module it lives in
     "train_subnets": "ways",
     "train_sharded": "ways",
     "compare": "studies",
+    "compare_seeds": "studies",
     "measure_speedup": "studies",
     "parallel_calculate": "calculate",
     "distributed_calculate": "calculate",
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from .ranks.pool import RankPool
     from .runs.result import Result
     from .runs.run import Run
-    from .studies import compare, measure_speedup
+    from .studies import compare, compare_seeds, measure_speedup
     from .task import Task
     from .ways import train, train_sharded, train_subnets
 

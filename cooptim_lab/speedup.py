@@ -41,6 +41,9 @@ class Row:
     metric_name: str
     parameters: int
     warnings: tuple[str, ...] = ()
+    spread: float | None = None
+    """Standard deviation of the metric over seeds; None where every round had the same seed: then the metric is a
+    median, else a mean."""
 
     @property
     def ratio(self) -> float:
@@ -64,7 +67,7 @@ class Row:
     @classmethod
     def from_summary(cls, summary: Mapping[str, Any]) -> Row:
         """The row that `summary` wrote."""
-        fields = {name: summary[name] for name in cls.__dataclass_fields__}
+        fields = {name: summary[name] for name in cls.__dataclass_fields__ if name in summary}
         return cls(**{**fields, "warnings": tuple(fields["warnings"])})
 
 
@@ -90,6 +93,7 @@ def measure(title: str, results: Sequence[Result], baseline: Sequence[Result], *
         )
     ratios = [before.seconds / after.seconds for before, after in zip(baseline, results, strict=True)]
     last = results[-1]
+    metric, spread = _centre([result.metric for result in results], [result.options["seed"] for result in results])
     row = Row(
         way=last.way,
         title=title,
@@ -100,12 +104,37 @@ def measure(title: str, results: Sequence[Result], baseline: Sequence[Result], *
         low=min(ratios),
         high=max(ratios),
         loss=statistics.median(result.loss for result in results),
-        metric=statistics.median(result.metric for result in results),
+        metric=metric,
+        spread=spread,
         metric_name=last.metric_name,
         parameters=last.parameters,
     )
-    reference = statistics.median(result.metric for result in baseline)
+    reference, _ = _centre([result.metric for result in baseline], [result.options["seed"] for result in baseline])
     return Row(**{**row.__dict__, "warnings": tuple(_doubts(row, reference, cpus))})
+
+
+def _centre(metrics: Sequence[float], seeds: Sequence[int]) -> tuple[float, float | None]:
+    """Mean and standard deviation over seeds, or the median where there is one seed only."""
+    if len(set(seeds)) == 1:
+        return statistics.median(metrics), None
+    return statistics.mean(metrics), statistics.stdev(metrics)
+
+
+def verdict(row: Row, other: Row) -> str:
+    """Which of two rows over seeds scores better, or that their spreads do not let it be said.
+
+    The difference counts when it is more than its standard error twice, √(s₁²/n + s₂²/n) of n seeds each.
+    """
+    error = ((row.spread or 0) ** 2 + (other.spread or 0) ** 2) ** 0.5 / row.repeats**0.5
+    difference = row.metric - other.metric
+    if abs(difference) <= 2 * error:
+        return f"{row.title} and {other.title} score alike: the difference is within the spread of {row.repeats} seeds"
+    # An accuracy is better when it is higher, a loss when it is lower; of a metric of the user's own, who knows.
+    if row.metric_name not in ("accuracy", "loss"):
+        return f"{row.title} has the {'higher' if difference > 0 else 'lower'} {row.metric_name} beside {other.title}"
+    is_better = (difference > 0) == (row.metric_name == "accuracy")
+    better, worse = (row, other) if is_better else (other, row)
+    return f"{better.title} is better here than {worse.title}"
 
 
 def _doubts(row: Row, reference: float, cpus: int) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 import psutil
@@ -20,11 +20,13 @@ from .runs import store
 from .runs.events import Event, Measured, Note, Phase, Points, Progress, Started
 from .runs.result import Result
 from .runs.run import Run
-from .speedup import FEW_REPEATS, Row, confidence, measure
+from .speedup import FEW_REPEATS, Row, confidence, measure, verdict
 from .task import Task
 from .training.spec import Baseline, Sharded, Spec, Subnets, aggregate_option, make_spec, option, subnets_option
 from .ways import TITLES, count, launch
 
+Later = Callable[[Mapping[str, list[Result]]], Spec]
+"""A way that depends on what the ways before it came to, by title."""
 BUSY_SECONDS, BUSY_SHARE = 0.2, 0.25
 """How long to look at the machine before a study, and from which share of its CPUs on others disturb it."""
 
@@ -49,6 +51,14 @@ class SpeedupStudy(Spec):
     subnets: int = subnets_option()
     aggregate: str = aggregate_option()
     repeats: int = option(FEW_REPEATS, "rounds; the median counts, the range is shown", at_least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedStudy(Subnets):
+    """Sub-networks beside the network as it is, and beside one network of as many parameters, over several seeds."""
+
+    way: ClassVar[str] = "seeds"
+    seeds: int = option(5, "seeds, from --seed on; the table has mean and spread over them", at_least=2)
 
 
 def compare(task: Task | None = None, *, pool: RankPool | None = None, **options: Any) -> Run[list[Row]]:
@@ -121,6 +131,39 @@ def measure_speedup(
     return _study(task, spec, ways, spec.repeats, pool, way=way)
 
 
+def compare_seeds(task: Task | None = None, *, pool: RankPool | None = None, **options: Any) -> Run[list[Row]]:
+    """Train sub-networks, the network as it is, and one network of as many parameters, each with several seeds.
+
+    Parameters
+    ----------
+    **options
+        The fields of `SeedStudy`: seeds, and those of `train_subnets`.
+
+    Returns
+    -------
+    Run
+        `run.wait()` gives three rows with the mean of the metric and its standard deviation over the seeds. Its notes
+        say which is better, or that the spread does not let it be said.
+
+    Raises
+    ------
+    InputError
+        For an option that does not exist or a value out of bounds.
+    """
+    spec = make_spec(SeedStudy, options)
+    subnets = count(spec.subnets, "sub-network")
+
+    def as_large(results: Mapping[str, list[Result]]) -> Spec:
+        return _derive(Baseline, spec, parameters=results[subnets][0].parameters)
+
+    ways: list[tuple[str, Spec | Later]] = [
+        (TITLES["baseline"], _derive(Baseline, spec)),
+        (subnets, _derive(Subnets, spec)),
+        ("one network, as many parameters", as_large),
+    ]
+    return _study(task, spec, ways, spec.seeds, pool)
+
+
 def _derive(kind: type[Spec], study: Spec, **more: Any) -> Spec:
     """The spec of one training, with the options that it shares with the study."""
     shared = {item.name: getattr(study, item.name) for item in fields(kind) if hasattr(study, item.name)}
@@ -132,25 +175,27 @@ def _derive(kind: type[Spec], study: Spec, **more: Any) -> Spec:
 def _study(
     task: Task | None,
     spec: Spec,
-    ways: Sequence[tuple[str, Spec]],
+    ways: Sequence[tuple[str, Spec | Later]],
     repeats: int,
     pool: RankPool | None,
     **more: str,
 ) -> Run[list[Row]]:
     task, pool = task or digits(), pool or shared_pool()
     options = {**spec.options(), **more}
-    most = max(way.workers for _, way in ways)
+    most = max(way.workers for _, way in ways if isinstance(way, Spec))
     pool.reserve(most)
     run: Run[list[Row]] = Run(spec.way, options, title=" ".join([spec.way, *more.values()]) + f": {task.name}")
     store.keep(run)
     run.post(Started(way=spec.way, options=options, workers=most))
     threading.Thread(
-        target=_carry, args=(run, task, ways, repeats, pool), name=f"cooptim-{spec.way}", daemon=True
+        target=_carry, args=(run, task, spec, ways, repeats, pool), name=f"cooptim-{spec.way}", daemon=True
     ).start()
     return run
 
 
-def _carry(run: Run[list[Row]], task: Task, ways: Sequence[tuple[str, Spec]], repeats: int, pool: RankPool) -> None:
+def _carry(
+    run: Run[list[Row]], task: Task, spec: Spec, ways: Sequence[tuple[str, Spec | Later]], repeats: int, pool: RankPool
+) -> None:
     """On the study's thread: every way in every round, a row for each as soon as it stands beside a baseline."""
     results: dict[str, list[Result]] = {title: [] for title, _ in ways}
     baseline_title = ways[0][0]
@@ -168,11 +213,14 @@ def _carry(run: Run[list[Row]], task: Task, ways: Sequence[tuple[str, Spec]], re
         run.post(Note(text=f"other programs use {100 * busy:.0f} % of this machine's CPUs: do not trust the seconds"))
     try:
         for round_number in range(1, repeats + 1):
-            for title, spec in ways:
+            for title, way in ways:
                 where = f"round {round_number} of {repeats}: " if repeats > 1 else ""
                 run.post(Phase(text=f"{where}{title}"))
                 forward = _forward(run, title, done, total, repeats)
-                results[title].append(_train_one(run, task, spec, pool, forward))
+                one = way if isinstance(way, Spec) else way(results)
+                if isinstance(spec, SeedStudy):
+                    one = replace(one, seed=one.seed + round_number - 1)
+                results[title].append(_train_one(run, task, one, pool, forward))
                 done += 1
                 if round_number == 1:
                     show([title])
@@ -187,6 +235,10 @@ def _carry(run: Run[list[Row]], task: Task, ways: Sequence[tuple[str, Spec]], re
     except Exception as error:  # noqa: BLE001 - a run must end, whatever happens; the error is its end
         run.fail(error)
         return
+    if isinstance(spec, SeedStudy):
+        baseline, subnets, as_large = rows.values()
+        run.post(Note(text=verdict(subnets, baseline)))
+        run.post(Note(text=verdict(subnets, as_large)))
     held = f"holds the true median with probability {confidence(repeats):.2f}"
     alone = "one round: how far another would lie from it is not known; --repeats 5 shows it"
     run.post(Note(text=f"the range of {repeats} rounds {held}" if repeats > 1 else alone))

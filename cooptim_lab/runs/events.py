@@ -63,6 +63,8 @@ class Note(Event):
     """Something the reader of the result should know: a choice that was made, a doubt about a figure."""
 
     text: str
+    is_doubt: bool = True
+    """Whether it takes something away from the result; else it only tells how it was made."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,6 +23,7 @@ from .reporting import make_recorder, make_result, report_held_out, warm_up
 from .seeds import derive
 from .shards import SharedBatch, shard, shard_batches
 from .spec import Baseline, Sharded, Spec, Subnets
+from .split import shrink
 from .subnets import train_subnets
 
 TRAINING = "training loss"
@@ -34,6 +35,8 @@ def train_baseline(context: Context, task: Task, spec: Baseline) -> Result:
 
     def build() -> tuple[nn.Module, Step[Tensor]]:
         model = prepared.model(spec.seed)
+        if spec.parameters:
+            model = shrink(task, prepared.x[:2], spec.parameters, spec.seed)
         return model, plain_step(
             model, prepared.optimizer(model.parameters()), prepared.loss_function, prepared.x, prepared.y
         )

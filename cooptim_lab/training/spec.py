@@ -85,6 +85,7 @@ class Baseline(Spec):
     """As it is: one process, the framework's defaults. Its time is T_p."""
 
     way: ClassVar[str] = "baseline"
+    parameters: int = option(0, "narrow the network to about so many parameters; 0: as it is", at_least=0)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -226,7 +226,8 @@ class _Work:
         """What a reader of the result should know."""
         notes = []
         if self._why:
-            notes.append(f"engine {self._engine}: {self._why}")
+            said = f"engine {self._engine}: {self._why}"
+            self.context.report(Note(rank=0, text=said, is_doubt=False))
         if self.spec.engine == "stacked" and any(of_rank.count("separate") > 1 for of_rank in engines):
             notes.append("some subnets cannot be stacked and were trained one after the other")
         if self.spec.fuse == "soup":

@@ -92,12 +92,12 @@ class Trainer:
 
 
 def choose_engine(prepared: Prepared, subnets: Sequence[nn.Module], rows: Tensor) -> tuple[str, str]:
-    """The faster engine for these subnets on this machine, by a short trial, and a sentence that says why.
+    """The faster engine for these subnets on this machine, by a short trial, and what says so; nothing where it is one.
 
     The trial trains copies; it draws no random number that anybody else would.
     """
     if len(subnets) == 1:
-        return "separate", "there is one sub-network on this rank"
+        return "separate", ""
     some = list(subnets[:TRIAL_MEMBERS])
     with torch.random.fork_rng():
         together = Trainer(prepared, subnets, "stacked", is_own=rows.dim() == 2)

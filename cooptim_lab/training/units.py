@@ -24,6 +24,8 @@ from torch import Tensor, nn
 from ..errors import InputError
 
 OFFER = "define subnet(i) in the task"
+BISECTIONS = 14
+"""Of the share of units that a network of a given size has."""
 NORMS_OVER_UNITS = (nn.LayerNorm, nn.RMSNorm)
 """They normalise over all units of a layer together, so a part alone computes something else."""
 
@@ -120,6 +122,18 @@ class Units:
             for part, units in zip(dealt, order.split([size + (i < more) for i in range(parts)]), strict=True):
                 part.append(units.sort().values)
         return dealt
+
+    def share(self, parameters: int) -> list[Tensor]:
+        """As many units of each layer, in the same proportion, as make a network of about so many parameters."""
+        low, high = 0.0, 1.0
+        for _ in range(BISECTIONS):
+            middle = (low + high) / 2
+            count = sum(p.numel() for p in self.narrow(self._first(middle)).parameters())
+            low, high = (middle, high) if count <= parameters else (low, middle)
+        return self._first(1.0 if low > 1 - 2.0 ** (1 - BISECTIONS) else low)
+
+    def _first(self, share: float) -> list[Tensor]:
+        return [torch.arange(max(1, round(share * layer.size))) for layer in self.layers]
 
     def narrow(self, part: Part) -> nn.Module:
         """A copy of the network that has only these units."""

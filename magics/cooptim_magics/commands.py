@@ -159,15 +159,23 @@ def train(session: Session, arguments: argparse.Namespace, cell: str | None) -> 
     command = options.COMMANDS[arguments.command]
     assert command.spec is not None
     task = session.current_task if cell is None else task_from_body(session, cell)
-    spec = make_spec(command.spec, options.spec_options(command, arguments))
-    run = ways.launch(task, spec)
+    given = options.spec_options(command, arguments)
+    if getattr(arguments, "seeds", None):
+        study_run = studies.compare_seeds(task, seeds=arguments.seeds, **given)
+        if session.follow(study_run, arguments):
+            show_rows(study_run)
+        return
+    run = ways.launch(task, make_spec(command.spec, given))
     if session.follow(run, arguments):
-        print(f"run {run.id}: {ended_line(run)}")
+        picture = Picture.of(run.title, run.log.since(0))
+        print(f"run {run.id}: {picture.sentence}")
+        print_notes(picture)
 
 
-def ended_line(run: Run[Any]) -> str:
-    """How a run ended, in one line."""
-    return Picture.of(run.title, run.log.since(0)).sentence
+def print_notes(picture: Picture) -> None:
+    """Doubts, then how it was done."""
+    for line in [*(f"⚠ {note}" for note in picture.notes), *picture.remarks]:
+        print(line)
 
 
 def run_on_ranks(session: Session, arguments: argparse.Namespace, cell: str | None) -> None:
@@ -240,8 +248,7 @@ def show_run(session: Session, arguments: argparse.Namespace, cell: str | None) 
     if picture.table:
         display(picture_table(picture))
     else:
-        for note in picture.notes:
-            print(f"⚠ {note}")
+        print_notes(picture)
     for event in picture.output:
         write_output(event)
 

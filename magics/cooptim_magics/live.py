@@ -38,6 +38,7 @@ class Picture:
         self.state = "waiting"
         self.workers = 1
         self.notes: list[str] = []
+        self.remarks: list[str] = []  # how it was done, where that takes nothing away from it
         self.output: list[Output] = []
         self.rows: dict[str, Row] = {}
         self.summary: dict[str, Any] = {}
@@ -77,7 +78,7 @@ class Picture:
             case Progress():
                 self._done[event.rank] = (event.done, event.total)
             case Note():
-                self.notes.append(event.text)
+                (self.notes if event.is_doubt else self.remarks).append(event.text)
             case Output():
                 self.output.append(event)
             case Measured():

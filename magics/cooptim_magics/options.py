@@ -115,7 +115,11 @@ COMMANDS: dict[str, Command] = {
         Command(
             "subnets",
             "N small networks, trained at the same time, fused: y = 1/N Σ f_i(x)",
-            (*from_spec(Subnets), *RUNNING),
+            (
+                *from_spec(Subnets),
+                Option(("--seeds",), "so many seeds, and a table beside the original", kind=int, at_least=2),
+                *RUNNING,
+            ),
             body=TASK_BODY,
             spec=Subnets,
         ),

@@ -64,6 +64,8 @@ def rows_table(rows: Sequence[Row]) -> Cells:
     for row in rows:
         spread = ["" if row.way == "baseline" else f"{row.low:.2f} – {row.high:.2f}"] if has_rounds else []
         metric = percent(row.metric) if is_accuracy else f"{row.metric:.4g}"
+        if row.spread is not None:
+            metric += f" ± {percent(row.spread) if is_accuracy else f'{row.spread:.2g}'}"
         ratios = [f"{row.ratio:.2f}", f"{row.speedup:.2f}×"]
         cells.append(
             [row.title, str(row.workers), f"{row.seconds:.3f}", *ratios, *spread, metric, f"{row.parameters:,}"]

@@ -1,8 +1,8 @@
 """Sub-networks trained at once, beside TorchEnsemble, a plain loop, a `torch.func` recipe and the bare matrix products.
 
 Digits, 3 epochs, batches of 64. Ours is the run's own clock: steps, communication and fusion, on all cores. The peers
-run in this process, each at the better of one thread and all (but for the plain loop, which is also taken as torch's default
-has it, with all), and are timed around their loops alone.
+run in this process, each at the better of one thread and all (the plain loop also as torch has it by default: all), and
+are timed around their loops alone.
 """
 
 from __future__ import annotations

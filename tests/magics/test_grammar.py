@@ -101,7 +101,7 @@ class TestCompletion:
         [
             ("%cooptim subn", "subnets"),
             ("%%cooptim shard", "sharded"),
-            ("x = 1\n%cooptim subnets --see", "--seed"),
+            ("x = 1\n%cooptim subnets --fus", "--fuse"),
             ("%cooptim sharded --aggregate all", "allreduce"),
         ],
     )

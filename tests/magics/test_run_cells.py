@@ -8,8 +8,8 @@ import pytest
 from IPython.core.error import UsageError
 
 from cooptim_lab import RankFailure, Run
+from cooptim_lab.ranks import launch
 from cooptim_lab.ranks import pool as pools
-from cooptim_lab.ranks import rankset
 from cooptim_lab.runs import store
 from tests.support import PATIENCE_SECONDS, wait_until
 
@@ -131,7 +131,7 @@ def loss(outputs, targets):
 
     def test_without_mpiexec(self, notebook, monkeypatch):
         with pools.RankPool(1) as fresh, monkeypatch.context() as patch:
-            patch.setattr(rankset, "find_mpiexec", lambda: None)
+            patch.setattr(launch, "find_mpiexec", lambda: None)
             patch.setattr(pools, "_shared", fresh)
             message = notebook.refuse("%cooptim sharded --workers 1 --epochs 1 --workers 1")
             assert message == "mpiexec not found: pip install mpich, or load your cluster's MPI module"
@@ -283,7 +283,7 @@ class TestPool:
         (table,) = notebook.run("%cooptim pool").tables
         pids = [str(row["pid"]) for row in pools.shared_pool().status()]
         head, _, *rows = table.splitlines()
-        assert head.split() == ["rank", "host", "pid", "state", "memory", "up"]
+        assert head.split() == ["rank", "host", "pid", "state", "memory", "(PSS)", "threads", "up"]
         assert [row.split()[2] for row in rows[:2]] == pids
         assert "idle" in rows[0]
         assert "MPI" in rows[-1]

@@ -15,7 +15,7 @@ from cooptim_lab.speedup import SAME_ACCURACY, WIDE_SPREAD, Row, confidence, mea
 def result(seconds: float, **other) -> Result:
     """One training that took so long."""
     fields = {"way": "sharded", "workers": 2, "loss": 0.1, "metric": 0.97, "metric_name": "accuracy", **other}
-    fixed = {"task": "t", "options": {}, "state": "done", "threads": 1, "steps": 10, "parameters": 99}
+    fixed = {"task": "t", "options": {"seed": 0}, "state": "done", "threads": 1, "steps": 10, "parameters": 99}
     return Result(seconds=seconds, **fixed, **fields, network_bytes=b"")
 
 
