@@ -128,13 +128,13 @@ def verdict(row: Row, other: Row) -> str:
     error = ((row.spread or 0) ** 2 + (other.spread or 0) ** 2) ** 0.5 / row.repeats**0.5
     difference = row.metric - other.metric
     if abs(difference) <= 2 * error:
-        return f"{row.title} and {other.title} score alike: the difference is within the spread of {row.repeats} seeds"
+        return f"'{row.title}' and '{other.title}' score alike: they differ by less than {row.repeats} seeds spread"
     # An accuracy is better when it is higher, a loss when it is lower; of a metric of the user's own, who knows.
     if row.metric_name not in ("accuracy", "loss"):
-        return f"{row.title} has the {'higher' if difference > 0 else 'lower'} {row.metric_name} beside {other.title}"
+        return f"'{row.title}' has the {'higher' if difference > 0 else 'lower'} {row.metric_name} of it and '{other.title}'"
     is_better = (difference > 0) == (row.metric_name == "accuracy")
     better, worse = (row, other) if is_better else (other, row)
-    return f"{better.title} is better here than {worse.title}"
+    return f"'{better.title}' scores better here than '{worse.title}'"
 
 
 def _doubts(row: Row, reference: float, cpus: int) -> list[str]:

@@ -62,6 +62,29 @@ def fuse_vote(subnets: Sequence[nn.Module], division: Division, which: Sequence[
     return VoteFusion(subnets)
 
 
+def check_alike(subnets: Sequence[nn.Module]) -> None:
+    """Refuse a soup of subnets that are not.
+
+    Raises
+    ------
+    InputError
+    """
+    shapes = [{name: value.shape for name, value in state_of(subnet).items()} for subnet in subnets]
+    if any(shape != shapes[0] for shape in shapes):
+        raise InputError("fuse = soup averages weights, and the subnets are not equally wide: give an N that divides")
+
+
+def check_can_merge(division: Division) -> None:
+    """Refuse to merge subnets that have no place in the network.
+
+    Raises
+    ------
+    InputError
+    """
+    if division.units is None:
+        raise InputError("fuse = merge needs subnets that were cut from the model: leave subnet(i) out, or fuse mean")
+
+
 def fuse_soup(subnets: Sequence[nn.Module], division: Division, which: Sequence[int]) -> nn.Module:
     """The network whose weights are the mean of the subnets'.
 
@@ -70,10 +93,8 @@ def fuse_soup(subnets: Sequence[nn.Module], division: Division, which: Sequence[
     InputError
         When the subnets are not all alike.
     """
+    check_alike(subnets)
     states = [state_of(subnet) for subnet in subnets]
-    shapes = [{name: value.shape for name, value in state.items()} for state in states]
-    if any(shape != shapes[0] for shape in shapes):
-        raise InputError("fuse = soup averages weights, and the subnets are not equally wide: give an N that divides")
     soup = copy.deepcopy(subnets[0])
     with torch.no_grad():
         for name, value in state_of(soup).items():
@@ -93,8 +114,8 @@ def fuse_merge(subnets: Sequence[nn.Module], division: Division, which: Sequence
     InputError
         When the task's own `subnet(i)` made the subnets: there is no place for them in the network.
     """
-    if division.units is None:
-        raise InputError("fuse = merge needs subnets that were cut from the model: leave subnet(i) out, or fuse mean")
+    check_can_merge(division)
+    assert division.units is not None
     merged = copy.deepcopy(division.model)
     whole, states = state_of(merged), [state_of(subnet) for subnet in subnets]
     parts = [division.parts[i] for i in which]

@@ -14,7 +14,7 @@ from ..runs.events import Note
 from ..runs.result import Result
 from ..task import Task
 from .context import Context
-from .fuse import FUSIONS, diversity
+from .fuse import FUSIONS, check_alike, check_can_merge, diversity
 from .loop import Clock, batches, fit
 from .prepare import Prepared, prepare
 from .reporting import make_recorder, make_result, report_held_out, warm_up
@@ -117,6 +117,10 @@ class _Work:
             raise InputError("fuse = vote is for classes, and y is not one: fuse mean")
         spec = self.spec
         self.division = divide(self.task, self.prepared.x[:2], spec.subnets, split=spec.split, seed=spec.seed)
+        if spec.fuse == "merge":
+            check_can_merge(self.division)
+        if spec.fuse == "soup":
+            check_alike(self.division.make())
         engine = self._choose()
         warm_up(lambda: self._train(self.division.make(self.mine), engine).step, self.epoch_batches)
         self.trainer = self._train(self.division.make(self.mine), engine)

@@ -45,8 +45,8 @@ def row(title, metrics, metric_name="accuracy"):
 
 def test_a_verdict_is_given_only_where_the_spread_lets_it():
     good, bad, vague = row("A", [0.97, 0.98, 0.97]), row("B", [0.90, 0.91, 0.90]), row("C", [0.99, 0.85, 0.95])
-    assert verdict(good, bad) == verdict(bad, good) == "A is better here than B"
+    assert verdict(good, bad) == verdict(bad, good) == "'A' scores better here than 'B'"
     assert "alike" in verdict(good, vague)
     low, high = row("A", [0.1, 0.11], "loss"), row("B", [0.5, 0.51], "loss")
-    assert verdict(high, low) == "A is better here than B"
-    assert verdict(row("A", [1.0, 1.1], "f1"), row("B", [2.0, 2.1], "f1")) == "A has the lower f1 beside B"
+    assert verdict(high, low) == "'A' scores better here than 'B'"
+    assert verdict(row("A", [1.0, 1.1], "f1"), row("B", [2.0, 2.1], "f1")) == "'A' has the lower f1 of it and 'B'"
