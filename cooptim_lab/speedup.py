@@ -131,7 +131,8 @@ def verdict(row: Row, other: Row) -> str:
         return f"'{row.title}' and '{other.title}' score alike: they differ by less than {row.repeats} seeds spread"
     # An accuracy is better when it is higher, a loss when it is lower; of a metric of the user's own, who knows.
     if row.metric_name not in ("accuracy", "loss"):
-        return f"'{row.title}' has the {'higher' if difference > 0 else 'lower'} {row.metric_name} of it and '{other.title}'"
+        which = "higher" if difference > 0 else "lower"
+        return f"'{row.title}' has the {which} {row.metric_name} of it and '{other.title}'"
     is_better = (difference > 0) == (row.metric_name == "accuracy")
     better, worse = (row, other) if is_better else (other, row)
     return f"'{better.title}' scores better here than '{worse.title}'"

@@ -29,7 +29,7 @@ class Step(Protocol[Batch]):
         """The loss of every curve, shape (curves,), detached."""
 
 
-FLUSH_SECONDS = 0.05  # often enough for the eye, seldom enough to cost nothing
+FLUSH_SECONDS = 0.1  # often enough for the eye, seldom enough to cost nothing
 
 
 class Clock:

@@ -85,7 +85,8 @@ def stacked_step(
         losses = []
         for each, optimizer in zip(stacks, optimizers, strict=True):
             chosen = rows[each.members] if is_own else rows
-            optimizer.zero_grad()
+            if each.engine != "grouped":  # which overwrites its gradients
+                optimizer.zero_grad()
             values = per_subnet_loss(loss, each(x[chosen], is_own=is_own), y[chosen], is_own=is_own)
             values.sum().backward()
             optimizer.step()
