@@ -26,7 +26,7 @@ class Step(Protocol[Batch]):
     """Trains on one batch (in the simplest case a 1-d tensor of row numbers)."""
 
     def __call__(self, batch: Batch, /) -> Tensor:
-        """The loss of every curve, shape (curves,), detached."""
+        """The loss of every curve, shape (curves,) or (curves, steps), detached."""
 
 
 FLUSH_SECONDS = 0.1  # often enough for the eye, seldom enough to cost nothing
@@ -93,9 +93,10 @@ class Recorder:
         return self._done
 
     def add(self, losses: Tensor) -> None:
-        """One step's losses, shape (curves,)."""
-        self._done += 1
-        self._pending.append(losses)
+        """One step's losses, shape (curves,), or those of several, (curves, steps)."""
+        steps = losses.unbind(1) if losses.dim() == 2 else (losses,)
+        self._done += len(steps)
+        self._pending += steps
         if time.perf_counter() - self._flushed > FLUSH_SECONDS:
             self.flush()
 

@@ -30,9 +30,9 @@ ELEMENTWISE = (
 )  # fmt: skip
 """Layers that treat every number alike, so that they run on stacked subnets as they are."""
 
-MOST = 32
-"""Perceptrons in one stack: with more, what a step works on no longer fits a core's cache (measured: 512 in one stack
-took 1.4 times as long for each as 32 did)."""
+MOST = 16
+"""Subnets in one stack: with more, what a step works on no longer fits a core's cache (measured: 256 perceptrons of
+width 64 in one stack took 1.5 times as long for each as 16 did)."""
 TOLERANCE = 1e-4
 """By so much may a stack's outputs and buffers differ from those of its modules after one batch."""
 

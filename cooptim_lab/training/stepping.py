@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,8 +64,12 @@ def stacked_step(
     y: Tensor,
     *,
     is_elementwise: bool = True,
-) -> Step[Tensor]:
-    """One step of all subnets, on rows (batch,) for all, or on rows (subnets, batch) of each one's own.
+) -> Step[Tensor | Sequence[Tensor]]:
+    """One step of all subnets, on rows (batch,) for all, or on rows (subnets, batch) of each one's own; losses (N,).
+
+    Of several steps, given as a sequence, each stack makes all before the next one begins, so that its parameters and
+    what the optimizer remembers stay in a core's cache; losses (N, steps). Subnets know nothing of each other, so it
+    is the same training.
 
     The sum of their losses is differentiated, so each subnet gets its own gradient, whatever the others' are.
     `is_elementwise` says whether the optimizer may update parameters laid end to end.
@@ -80,18 +85,24 @@ def stacked_step(
     if loss is nn.functional.cross_entropy and not (y == IGNORED_LABEL).any():
         loss = class_first_cross_entropy
 
-    def step(rows: Tensor) -> Tensor:
+    def one(each: Stack, optimizer: Any, rows: Tensor) -> Tensor:
         is_own = rows.dim() == 2
-        losses = []
-        for each, optimizer in zip(stacks, optimizers, strict=True):
-            chosen = rows[each.members] if is_own else rows
-            if each.engine != "grouped":  # which overwrites its gradients
-                optimizer.zero_grad()
-            values = per_subnet_loss(loss, each(x[chosen], is_own=is_own), y[chosen], is_own=is_own)
-            values.sum().backward()
-            optimizer.step()
-            losses.append(values.detach())
-        return torch.cat(losses)[places]
+        chosen = rows[each.members] if is_own else rows
+        if each.engine != "grouped":  # which overwrites its gradients
+            optimizer.zero_grad()
+        values = per_subnet_loss(loss, each(x[chosen], is_own=is_own), y[chosen], is_own=is_own)
+        values.sum().backward()
+        optimizer.step()
+        return values.detach()
+
+    def step(rows: Tensor | Sequence[Tensor]) -> Tensor:
+        block = [rows] if isinstance(rows, Tensor) else rows
+        losses = [
+            torch.stack([one(each, optimizer, rows) for rows in block], 1)
+            for each, optimizer in zip(stacks, optimizers, strict=True)
+        ]
+        every = torch.cat(losses)[places]
+        return every[:, 0] if isinstance(rows, Tensor) else every
 
     return step
 

@@ -25,6 +25,8 @@ from .split import Division, divide
 from .trainer import Trainer, choose_engine
 from .units import state_of
 
+BLOCK = 8
+"""Steps that one stack makes before the next has its turn."""
 ORDER, SAMPLE = 1, 2
 """What a random generator of a subnet is for."""
 
@@ -50,7 +52,7 @@ def train_subnets(context: Context, task: Task, spec: Subnets) -> Result | None:
     clock.start()
     finished = fit(
         work.step,
-        work.epoch_batches,
+        work.epoch_blocks,
         spec.epochs,
         recorder=recorder,
         clock=clock,
@@ -128,9 +130,16 @@ class _Work:
             self._shells = self.division.make()
         torch.manual_seed(derive(self.spec.seed, self.context.rank))
 
-    def step(self, rows: Tensor) -> Tensor:
+    def step(self, rows: Tensor | Sequence[Tensor]) -> Tensor:
         """One step of this rank's subnets (see `stepping.stacked_step`), by the trainer that they have now."""
         return self.trainer.step(rows)
+
+    def epoch_blocks(self, epoch: int) -> Sequence[Tensor] | Sequence[Sequence[Tensor]]:
+        """The batches of an epoch, one by one, or where there are several stacks by `BLOCK` (see `stacked_step`)."""
+        every = self.epoch_batches(epoch)
+        if len(self.trainer.stacks) == 1:
+            return every
+        return [every[start : start + BLOCK] for start in range(0, len(every), BLOCK)]
 
     def epoch_batches(self, epoch: int) -> Sequence[Tensor]:
         """Row numbers of every step: (batch,) where all subnets see the same, else (subnets of this rank, batch)."""

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from cooptim_lab.training.channels import PlainChannelStack
 from cooptim_lab.training.loop import batches, plain_step
-from cooptim_lab.training.stacked import stack
+from cooptim_lab.training.stacked import MOST, stack
 from cooptim_lab.training.stepping import per_subnet_loss, stacked_step
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -287,3 +287,21 @@ class TestChannels:
 
     def test_batches_of_ones_own_are_not_for_it(self):
         assert [each.engine for each in stack(self.subnets(Viewing), sample=self.IMAGES[:2], is_own=True)] == ["vmap"]
+
+
+def test_in_blocks_of_steps_it_is_the_same_training():
+    torch.manual_seed(0)
+    subnets = [nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3)).double() for _ in range(MOST + 3)]
+    rows = list(itertools.islice(itertools.cycle(batches(ROWS, 8, 0, 0)), 6))
+
+    def trained(blocks):
+        stacks = stack(copy.deepcopy(subnets))
+        assert len(stacks) == 2
+        step = stacked_step(stacks, torch.optim.Adam, functional.cross_entropy, X, CLASSES)
+        losses = torch.cat([step(block).reshape(len(subnets), -1) for block in blocks], 1)
+        return losses, [module for each in stacks for module in each.unstack()]
+
+    one_by_one, networks = trained(rows)
+    in_blocks, others = trained([rows[:4], rows[4:]])
+    assert torch.equal(one_by_one, in_blocks)
+    assert all(torch.equal(a, b) for a, b in zip(states(networks), states(others), strict=True))
