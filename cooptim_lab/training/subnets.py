@@ -25,7 +25,7 @@ from .split import Division, divide
 from .trainer import Trainer, choose_engine
 from .units import state_of
 
-BLOCK = 8
+BLOCK = 24
 """Steps that one stack makes before the next has its turn."""
 ORDER, SAMPLE = 1, 2
 """What a random generator of a subnet is for."""
