@@ -6,14 +6,15 @@ import pytest
 
 
 @pytest.mark.mpi
-def test_the_kernel_takes_no_part_in_training(kernel):
+def test_the_kernel_takes_no_part_in_training(start_kernel):
     """After all three ways it has loaded neither MPI nor torch; only the trained network itself needs torch."""
     loaded = "import sys\nprint('mpi4py.MPI' in sys.modules, 'torch' in sys.modules)"
-    kernel.run("%cooptim compare --epochs 1 -n 2")
-    kernel.run("%cooptim subnets --epochs 1 -n 2 -o run\nrun.result.summary()")
-    assert kernel.run(loaded).text == "False False\n"
-    kernel.run("run.result.network")
-    assert kernel.run(loaded).text == "False True\n"
+    with start_kernel() as kernel:
+        kernel.run("%cooptim compare --epochs 1 -n 2")
+        kernel.run("%cooptim subnets --epochs 1 -n 2 -o run\nrun.result.summary()")
+        assert kernel.run(loaded).text == "False False\n"
+        kernel.run("run.result.network")
+        assert kernel.run(loaded).text == "False True\n"
 
 
 def test_a_mistake_stops_run_all(kernel):
