@@ -9,13 +9,14 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["Hardware", "allowed_cpus", "detect", "find_mpiexec", "rows", "size", "summary"]
+__all__ = ["Hardware", "allowed_cpus", "detect", "find_mpiexec", "find_program", "rows", "size", "summary"]
 
 _HOME = {  # public name -> the module it lives in
     "Hardware": "machine",
     "allowed_cpus": "cpus",
     "detect": "machine",
     "find_mpiexec": "mpi",
+    "find_program": "mpi",
     "rows": "describe",
     "size": "describe",
     "summary": "describe",
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from .cpus import allowed_cpus
     from .describe import rows, size, summary
     from .machine import Hardware, detect
-    from .mpi import find_mpiexec
+    from .mpi import find_mpiexec, find_program
 else:  # where a type checker does not see it: to it, a misspelt name stays an error
 
     def __getattr__(name: str) -> Any:

@@ -25,8 +25,13 @@ class Mpi:
 
 def find_mpiexec() -> Path | None:
     """The mpiexec that would be used: this environment's own first, so that it matches mpi4py's, then PATH's."""
+    return find_program("mpiexec")
+
+
+def find_program(name: str) -> Path | None:
+    """A program of this environment, or else of PATH; `name` may be a path."""
     own = os.pathsep.join(str(folder) for folder in _own_bins())
-    found = shutil.which("mpiexec", path=own) or shutil.which("mpiexec")
+    found = shutil.which(name, path=own) or shutil.which(name)
     return Path(found).absolute() if found else None
 
 

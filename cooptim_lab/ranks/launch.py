@@ -9,14 +9,13 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import shutil
 from dataclasses import dataclass
 from ipaddress import ip_address
 
 import psutil
 
 from ..errors import InputError, PoolError
-from ..hardware import allowed_cpus, find_mpiexec
+from ..hardware import allowed_cpus, find_mpiexec, find_program
 from .meeting import source_address
 
 WORKERS, HOSTS = "{workers}", "{hosts}"
@@ -90,10 +89,12 @@ class Launch:
         """
         self.check_room(workers)
         if self.launcher:
-            if shutil.which(self.launcher[0]) is None:
+            program = find_program(self.launcher[0])
+            if program is None:
                 raise PoolError(f"launcher {self.launcher[0]} not found: give its path, or load its module")
             filled = {WORKERS: str(workers), HOSTS: self._hosts}
-            return [re.sub(r"{\w+}", lambda found: filled.get(found[0], found[0]), word) for word in self.launcher]
+            words = [re.sub(r"{\w+}", lambda found: filled.get(found[0], found[0]), word) for word in self.launcher[1:]]
+            return [str(program), *words]
         mpiexec = find_mpiexec()
         if mpiexec is None:
             raise PoolError("mpiexec not found: pip install mpich, or load your cluster's MPI module")
