@@ -24,6 +24,7 @@ import termios
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Sequence
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Connection
@@ -46,6 +47,7 @@ from .wire import Failed, Finished, Happened, Hello, Leave, Start, Stop, Stored,
 TAGS = 32768  # MPI promises as many
 PACKAGE = Path(__file__).parent.parent
 SEE_OFF_SECONDS = 30.0
+LEFT = 4  # jobs
 EXIT_WITHOUT_KERNEL = 75  # EX_TEMPFAIL: the kernel went away
 
 
@@ -59,6 +61,9 @@ class Rank:
         self._job: int | None = None  # what runs now
         self._communicators: dict[int, tuple[int, Any]] = {}
         self._store = Store()
+        # What the frames of the last jobs that were cut short held: MPI may still write to the buffers of operations
+        # that had just begun, and would corrupt the heap if they were freed.
+        self._left: deque[BaseException] = deque(maxlen=LEFT)
         self._stop = Stop(job=-1)  # the last one heard; it may come before its job has begun
         self._interruptible = False
         signal.signal(signal.SIGINT, self._on_interrupt)
@@ -130,10 +135,12 @@ class Rank:
         except InputError as error:
             self._interruptible = False
             return Failed(start.job, "input", str(error), "")
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
+            self._left.append(error)
             return Failed(start.job, "interrupt", "stopped", "")
         except BaseException as error:  # noqa: BLE001 - whatever the program raised belongs to its user
             self._interruptible = False
+            self._left.append(error)
             return Failed(start.job, "error", _one_line(error), _own_traceback(error))
         finally:
             self._interruptible = False
