@@ -136,7 +136,7 @@ class RankPool:
             shared = sender.pack((program, dict(arguments)))
             own = [()] * workers if per_rank is None else [(sender.pack(dict(part)),) for part in per_rank]
             calls = tuple((shared, *parts) for parts in own)
-        except BaseException:
+        except BaseException:  # an interrupt too: the memory files are nobody's then
             sender.close()
             raise
         job = Job(next(self._ids), run, calls, sender, workers, finish, is_cooperative, timeout)

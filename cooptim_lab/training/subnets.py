@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -80,6 +81,11 @@ def train_subnets(context: Context, task: Task, spec: Subnets) -> Result | None:
         subnet_scores=tuple(work.prepared.score(output).metric for output in outputs),
         diversity=diversity(outputs, is_classification=work.prepared.is_classification),
     )
+
+
+def _as_bytes(value: Tensor) -> np.ndarray:
+    """A tensor's bytes: numpy has no bfloat16, and pickling a tensor as such takes many times as long."""
+    return value.detach().contiguous().flatten().view(torch.uint8).numpy()
 
 
 @dataclass
@@ -214,7 +220,7 @@ class _Work:
     def fuse(self) -> tuple[nn.Module, list[nn.Module]] | None:
         """On rank 0, the fused network and the subnets; those that diverged are left out."""
         sound = [
-            (i, {name: value.detach().numpy() for name, value in state_of(subnet).items()})
+            (i, {name: _as_bytes(value) for name, value in state_of(subnet).items()})
             for i, subnet in zip(self.mine, self.trainer.subnets(), strict=True)
             if i not in self.diverged
         ]
@@ -231,7 +237,7 @@ class _Work:
         with torch.no_grad():
             for i, values in pairs:
                 for name, value in state_of(self._shells[i]).items():
-                    value.copy_(torch.from_numpy(values[name]))
+                    value.copy_(torch.from_numpy(values[name]).view(value.dtype).view(value.shape))
                 subnets.append(self._shells[i])
         return FUSIONS[self.spec.fuse](subnets, self.division, numbers), subnets
 

@@ -239,3 +239,11 @@ def test_cross_entropy_of_the_ensemble_is_the_mean_less_the_ambiguity():
 
 def test_all_networks_are_there():
     assert {"perceptron", "convolutional", "residual", "transformer"} <= set(NETWORKS)
+
+
+def test_a_network_in_bfloat16_comes_back_whole():
+    def half():
+        return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)).bfloat16()
+
+    result, _ = run(Subnets(subnets=2, epochs=1, engine="separate"), task(model=half))
+    assert {p.dtype for p in result.network.parameters()} == {torch.bfloat16}
