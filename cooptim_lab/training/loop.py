@@ -43,6 +43,8 @@ class Clock:
         self.seconds, self._since = 0.0, time.perf_counter()
 
     def stop(self) -> float:
+        if torch.cuda.is_initialized():  # what was launched is to be counted
+            torch.cuda.synchronize()
         self.seconds += time.perf_counter() - self._since
         return self.seconds
 

@@ -106,6 +106,7 @@ class Subnets(Spec):
     fuse: str = option("mean", "how N networks become one", choices=("mean", "vote", "soup", "merge"))
     data: str = option("all", "the rows that each sub-network sees", choices=("all", "bootstrap", "shard"))
     engine: str = option("auto", "how they train at once; auto measures", choices=("auto", "stacked", "separate"))
+    device: str = option("auto", "where; auto: a GPU where there is one", choices=("auto", "cpu", "cuda"))
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -46,6 +46,9 @@ class FlatOptimizer:
             for group in self.optimizer.param_groups:
                 if group["fused"] is None and not group["foreach"] and not group["differentiable"]:
                     group["fused"] = True
+        for group in self.optimizer.param_groups:
+            if "capturable" in group and self._flats[0].is_cuda:
+                group["capturable"] = True  # its count of steps then lives on the GPU too
 
     def zero_grad(self) -> None:
         for flat in self._flats:
@@ -80,14 +83,15 @@ def stacked_step(
         FlatOptimizer(each.parameters(), make_optimizer) if is_elementwise else make_optimizer(each.parameters())
         for each in stacks
     ]
-    places = torch.tensor([member for each in stacks for member in each.members]).argsort()
+    places = torch.tensor([member for each in stacks for member in each.members], device=x.device).argsort()
+    members = [torch.tensor(each.members, device=x.device) for each in stacks]
     loss = plain_loss(loss)
     if loss is nn.functional.cross_entropy and not (y == IGNORED_LABEL).any():
         loss = class_first_cross_entropy
 
-    def one(each: Stack, optimizer: Any, rows: Tensor) -> Tensor:
+    def one(each: Stack, own: Tensor, optimizer: Any, rows: Tensor) -> Tensor:
         is_own = rows.dim() == 2
-        chosen = rows[each.members] if is_own else rows
+        chosen = rows[own] if is_own else rows
         if each.engine != "grouped":  # which overwrites its gradients
             optimizer.zero_grad()
         values = per_subnet_loss(loss, each(x[chosen], is_own=is_own), y[chosen], is_own=is_own)
@@ -98,8 +102,8 @@ def stacked_step(
     def step(rows: Tensor | Sequence[Tensor]) -> Tensor:
         block = [rows] if isinstance(rows, Tensor) else rows
         losses = [
-            torch.stack([one(each, optimizer, rows) for rows in block], 1)
-            for each, optimizer in zip(stacks, optimizers, strict=True)
+            torch.stack([one(each, own, optimizer, rows) for rows in block], 1)
+            for each, own, optimizer in zip(stacks, members, optimizers, strict=True)
         ]
         every = torch.cat(losses)[places]
         return every[:, 0] if isinstance(rows, Tensor) else every

@@ -15,6 +15,7 @@ from ..runs.events import Note
 from ..runs.result import Result
 from ..task import Task
 from .context import Context
+from .device import CPU, choose_device
 from .fuse import FUSIONS, check_alike, check_can_merge, diversity
 from .loop import Clock, batches, fit
 from .prepare import Prepared, prepare
@@ -105,6 +106,7 @@ class _Work:
     _engine: str = ""
     _why: str = ""
     _said: str = ""
+    _device: torch.device = CPU
 
     @property
     def mine(self) -> range:
@@ -129,6 +131,7 @@ class _Work:
             check_can_merge(self.division)
         if spec.fuse == "soup":
             check_alike(self.division.make())
+        self._device = choose_device(spec.device, self.context.rank)
         engine = self._choose()
         warm_up(lambda: self._train(self.division.make(self.mine), engine).step, self.epoch_batches)
         self.trainer = self._train(self.division.make(self.mine), engine)
@@ -244,6 +247,9 @@ class _Work:
     def say_how(self, engines: Sequence[Sequence[str]]) -> None:
         """What a reader of the result should know."""
         notes = []
+        if self._device != CPU:
+            said = f"trained on {torch.cuda.get_device_name(self._device)}; the network as it is trains on the CPU"
+            notes.append(said)
         if self._why:
             said = f"engine {self._engine}: {self._why}"
             self.context.report(Note(rank=0, text=said, is_doubt=False))
@@ -261,13 +267,13 @@ class _Work:
             self.context.report(Note(rank=0, text=text))
 
     def _train(self, subnets: Sequence[nn.Module], engine: str) -> Trainer:
-        return Trainer(self.prepared, subnets, engine, is_own=self.spec.data != "all")
+        return Trainer(self.prepared, subnets, engine, is_own=self.spec.data != "all", device=self._device)
 
     def _choose(self) -> str:
         """The engine: all ranks the same."""
         self._engine = self.spec.engine
         if self._engine == "auto":
             rows = self.epoch_batches(0)[0]
-            engine, why = choose_engine(self.prepared, self.division.make(self.mine), rows)
+            engine, why = choose_engine(self.prepared, self.division.make(self.mine), rows, self._device)
             self._engine, self._why = self.context.comm.bcast((engine, why), root=0)
         return self._engine

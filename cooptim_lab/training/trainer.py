@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from .device import CPU, CapturedStep, can_capture
+from .loop import Step
 from .prepare import Prepared
 from .stacked import Stack, stack
 from .stepping import STACKABLE_OPTIMIZERS, stacked_step
@@ -28,21 +31,36 @@ class Trainer:
         `stacked`, or `separate`: one after the other.
     is_own
         Whether each is to get batches of its own.
+    device
+        Where they train; what comes out of this class is on the CPU again.
     """
 
-    def __init__(self, prepared: Prepared, subnets: Sequence[nn.Module], engine: str, *, is_own: bool = False) -> None:
+    def __init__(
+        self,
+        prepared: Prepared,
+        subnets: Sequence[nn.Module],
+        engine: str,
+        *,
+        is_own: bool = False,
+        device: torch.device = CPU,
+    ) -> None:
+        x, y = prepared.x.to(device), prepared.y.to(device)
+        if device != CPU:
+            subnets = [copy.deepcopy(subnet).to(device) for subnet in subnets]
         is_stackable = type(prepared.optimizer([torch.zeros(1, requires_grad=True)])) in STACKABLE_OPTIMIZERS
         is_separate = engine == "separate" or not is_stackable
-        self.stacks: list[Stack] = stack(subnets, separate=is_separate, sample=prepared.x[:2], is_own=is_own)
+        self.stacks: list[Stack] = stack(subnets, separate=is_separate, sample=x[:2], is_own=is_own)
         self._optimizers: list[torch.optim.Optimizer] = []
 
         def make(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
             self._optimizers.append(prepared.optimizer(parameters))
             return self._optimizers[-1]
 
-        self.step = stacked_step(
-            self.stacks, make, prepared.loss_function, prepared.x, prepared.y, is_elementwise=is_stackable
+        self.step: Step[Tensor | Sequence[Tensor]] = stacked_step(
+            self.stacks, make, prepared.loss_function, x, y, is_elementwise=is_stackable
         )
+        if device != CPU and is_stackable and all(map(can_capture, self._optimizers)):
+            self.step = CapturedStep(self.step, device)
 
     @property
     def engines(self) -> list[str]:
@@ -52,7 +70,7 @@ class Trainer:
     def subnets(self) -> list[nn.Module]:
         """The subnets as they are now, copies, in their order."""
         pairs = [pair for each in self.stacks for pair in zip(each.members, each.unstack(), strict=True)]
-        return [subnet for _, subnet in sorted(pairs, key=lambda pair: pair[0])]
+        return [subnet.cpu() for _, subnet in sorted(pairs, key=lambda pair: pair[0])]
 
     def memory(self) -> list[dict[str, dict[str, Tensor]]]:
         """What the optimizers remember, for each subnet: by the name of the quantity, by the name of the parameter.
@@ -64,11 +82,12 @@ class Trainer:
             for key, values in _quantities(optimizer).items():
                 if values[0].numel() == 1 and key == "step":
                     for member in each.members:
-                        found[member][key] = {"": values[0].clone()}
+                        found[member][key] = {"": values[0].clone().cpu()}
                     continue
                 with _Holding(each, optimizer, values):
                     for member, subnet in zip(each.members, each.unstack(), strict=True):
-                        found[member][key] = {n: p.detach() for n, p in subnet.named_parameters() if p.requires_grad}
+                        named = subnet.named_parameters()
+                        found[member][key] = {n: p.detach().cpu() for n, p in named if p.requires_grad}
         return found
 
     def remember(self, memory: Sequence[Mapping[str, Mapping[str, Tensor]]], subnets: Sequence[nn.Module]) -> None:
@@ -88,10 +107,14 @@ class Trainer:
                     flat = [p.detach() for p in each.like(holders).parameters()]
                     values = _like(optimizer, flat)
                 for tensor, value in zip(_tensors(optimizer), values, strict=True):
-                    optimizer.state[tensor][key] = value
+                    # The count of steps stays on the CPU where the optimizer keeps it there.
+                    is_count = key == "step" and not optimizer.param_groups[0].get("capturable")
+                    optimizer.state[tensor][key] = value if is_count else value.to(tensor.device)
 
 
-def choose_engine(prepared: Prepared, subnets: Sequence[nn.Module], rows: Tensor) -> tuple[str, str]:
+def choose_engine(
+    prepared: Prepared, subnets: Sequence[nn.Module], rows: Tensor, device: torch.device = CPU
+) -> tuple[str, str]:
     """The faster engine for these subnets on this machine, by a short trial, and what says so; nothing where it is one.
 
     The trial trains copies; it draws no random number that anybody else would.
@@ -100,10 +123,10 @@ def choose_engine(prepared: Prepared, subnets: Sequence[nn.Module], rows: Tensor
         return "separate", ""
     some = list(subnets[:TRIAL_MEMBERS])
     with torch.random.fork_rng():
-        together = Trainer(prepared, subnets, "stacked", is_own=rows.dim() == 2)
+        together = Trainer(prepared, subnets, "stacked", is_own=rows.dim() == 2, device=device)
         if all(engine == "separate" for engine in together.engines):
             return "separate", "these sub-networks, or their optimizer, cannot be stacked"
-        alone = Trainer(prepared, some, "separate")
+        alone = Trainer(prepared, some, "separate", device=device)
         stacked = _step_seconds(together, rows)
         separate = _step_seconds(alone, rows[: len(some)] if rows.dim() == 2 else rows) * len(subnets) / len(some)
     name = "+".join(sorted(set(together.engines)))
@@ -115,7 +138,7 @@ def _step_seconds(trainer: Trainer, rows: Tensor) -> float:
     seconds = []
     for _ in range(TRIAL_WARM_UP + TRIALS):
         began = time.perf_counter()
-        trainer.step(rows)
+        trainer.step(rows).sum().item()  # a GPU's work is done only when its value is there
         seconds.append(time.perf_counter() - began)
     return statistics.median(seconds[TRIAL_WARM_UP:])
 
