@@ -26,9 +26,11 @@ _HOME = {  # public name -> the module it lives in
     "train": "ways",
     "train_subnets": "ways",
     "train_sharded": "ways",
+    "resume": "ways",
     "compare": "studies",
     "compare_seeds": "studies",
     "measure_speedup": "studies",
+    "measure_costs": "costing",
     "parallel_calculate": "calculate",
     "distributed_calculate": "calculate",
 }
@@ -36,6 +38,7 @@ __all__ = sorted([*_HOME, "__version__"])  # noqa: PLE0605 - the list is the tab
 
 if TYPE_CHECKING:
     from .calculate import distributed_calculate, parallel_calculate
+    from .costing import measure_costs
     from .datasets import digits
     from .errors import InputError, LabError, PoolError, RankFailure, RunStopped
     from .hardware import detect
@@ -44,7 +47,7 @@ if TYPE_CHECKING:
     from .runs.run import Run
     from .studies import compare, compare_seeds, measure_speedup
     from .task import Task
-    from .ways import train, train_sharded, train_subnets
+    from .ways import resume, train, train_sharded, train_subnets
 
 
 def __getattr__(name: str) -> Any:

@@ -60,6 +60,11 @@ class Row:
         """S / workers: 1 is perfect use of every worker."""
         return self.speedup / self.workers
 
+    @property
+    def serial_fraction(self) -> float | None:
+        """By Karp and Flatt, of the measured speedup; None on one worker."""
+        return karp_flatt(self.speedup, self.workers) if self.workers > 1 else None
+
     def summary(self) -> dict[str, Any]:
         """The row with P, speedup and efficiency, as a JSON object."""
         return {**asdict(self), "ratio": self.ratio, "speedup": self.speedup, "efficiency": self.efficiency}
@@ -149,6 +154,15 @@ def _doubts(row: Row, reference: float, cpus: int) -> list[str]:
     if row.metric_name == "accuracy" and abs(row.metric - reference) > SAME_ACCURACY:
         doubts.append(f"not the same result: accuracy {100 * row.metric:.1f} %, as it is {100 * reference:.1f} %")
     return doubts
+
+
+def karp_flatt(speedup: float, workers: int) -> float:
+    """The experimentally determined serial fraction e = (1/S − 1/p) / (1 − 1/p): 0 is perfect use of p workers.
+
+    Where Amdahl's law holds it is the same for every p; where it grows with p, something else grows too: communication,
+    waiting. Karp & Flatt, "Measuring parallel processor performance", CACM 33(5), 1990.
+    """
+    return (1 / speedup - 1 / workers) / (1 - 1 / workers)
 
 
 def confidence(repeats: int) -> float:

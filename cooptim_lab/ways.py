@@ -15,12 +15,14 @@ from .ranks.job import give_values
 from .ranks.pool import RankPool, shared_pool
 from .ranks.spmd import check_source
 from .ranks.spmd import run_cell as spmd_program
+from .resuming import Carrier, Submit, reopen
 from .runs import store
 from .runs.events import Started
 from .runs.result import Result
 from .runs.run import Run
 from .task import Task
 from .training.context import Context
+from .training.keeping import Keeping
 from .training.spec import Baseline, Sharded, Spec, Subnets, make_spec
 
 R = TypeVar("R")
@@ -123,7 +125,43 @@ def launch(task: Task | None, spec: Spec, *, pool: RankPool | None = None, recor
     if record:
         store.keep(run)
     run.post(Started(way=spec.way, options=spec.options(), workers=spec.workers))
+    if isinstance(spec, Sharded) and spec.save_every and record:
+        Carrier(run, _submitter(run, task, spec, pool), spec.retries).begin(task)
+        return run
     return _submit(run, pool, run_program, {"task": task, "spec": spec}, spec.workers, finish=_finish)
+
+
+def resume(id: str, *, pool: RankPool | None = None) -> Run[Result]:
+    """Go on with a run on record that made checkpoints and did not come to its end.
+
+    Parameters
+    ----------
+    id
+        As `%cooptim runs` lists it.
+
+    Returns
+    -------
+    Run
+        Of the same id, with what it has recorded so far; see `train`.
+
+    Raises
+    ------
+    InputError
+        When it cannot be resumed, and why.
+    """
+    run, task, spec, lock = reopen(id)
+    assert isinstance(spec, Sharded)
+    store.keep(run, again=True)
+    Carrier(run, _submitter(run, task, spec, pool), spec.retries).go_on(lock)
+    return run
+
+
+def _submitter(run: Run[Result], task: Task, spec: Sharded, pool: RankPool | None) -> Submit:
+    def submit(keeping: Keeping, rescue: Callable[[LabError], bool]) -> None:
+        arguments = {"task": task, "spec": spec, "keeping": keeping}
+        _submit(run, pool, run_program, arguments, spec.workers, finish=_finish, rescue=rescue)
+
+    return submit
 
 
 def _submit(
@@ -143,11 +181,11 @@ def _submit(
     return run
 
 
-def run_program(context: Context, task: Task, spec: Spec) -> Result | None:
+def run_program(context: Context, task: Task, spec: Spec, **more: Any) -> Result | None:
     """On a rank: the program of the way. Imported there, so that the kernel never imports torch for it."""
     from .training.programs import PROGRAMS
 
-    return PROGRAMS[type(spec)](context, task, spec)
+    return PROGRAMS[type(spec)](context, task, spec, **more)
 
 
 def _finish(run: Run[Result], values: list[Any], stopped: bool) -> None:

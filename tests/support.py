@@ -146,6 +146,17 @@ class SoloComm:
     def bcast(self, value: Any, root: int) -> Any:
         return value
 
+    def allreduce(self, value: Any) -> Any:
+        return value
+
+    def Iallreduce(self, send: Any, receive: Any) -> SoloComm:
+        receive[...] = send
+        return self
+
+    def Iallgather(self, send: Any, receive: Any) -> SoloComm:
+        receive[0] = send
+        return self
+
     def Igather(self, send: Any, receive: Any, root: int) -> SoloComm:
         receive[0] = send
         return self
@@ -154,5 +165,5 @@ class SoloComm:
         return self
 
     def Test(self) -> bool:
-        """As the request of the two calls above: always complete."""
+        """As the request of the calls above: always complete."""
         return True

@@ -54,6 +54,7 @@ class Job:
     finish: Finish
     is_cooperative: bool
     timeout: float | None = None
+    rescue: Callable[[LabError], bool] | None = None
     pending: set[int] = field(default_factory=set)
     """The ranks that have not ended it."""
     failure: LabError | None = None
@@ -79,7 +80,8 @@ class Job:
             for rank in range(self.workers):
                 ranks.send(rank, wire.Rest())
         if self.failure is not None:
-            self.run.fail(self.failure)
+            if self.rescue is None or not self.rescue(self.failure):
+                self.run.fail(self.failure)
         else:
             self.finish(self.run, [self._values[rank] for rank in range(self.workers)], self.run.stop_level > 0)
 
@@ -198,10 +200,16 @@ class Job:
         self._deadline = time.monotonic() + ANSWER_SECONDS
 
     def _fail(self, new: LabError, more: str = "") -> None:
-        """Note a failure: the first one counts, but a real one before what a stop has caused."""
+        """Note a failure: the first one counts, but a real one before what a stop, or a rank's loss, has caused."""
         known = self.failure
-        failure = new if known is None or isinstance(known, RunStopped) else known
+        is_effect = isinstance(known, RunStopped) or (is_of_mpi(known) and not is_of_mpi(new))
+        failure = new if known is None or is_effect else known
         self.failure = _say_more(failure, more) if more else failure
+
+
+def is_of_mpi(error: LabError | None) -> bool:
+    """Whether MPI itself raised on a rank: that often means that another rank is gone."""
+    return isinstance(error, RankFailure) and error.message.startswith("mpi4py.MPI.Exception")
 
 
 def share_cpus(hellos: Sequence[wire.Hello]) -> list[int]:

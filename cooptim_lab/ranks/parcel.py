@@ -4,11 +4,15 @@ Pickle's protocol 5 leaves the buffers of arrays and tensors out of the stream; 
 file (memfd), which every rank maps copy-on-write: 1 GB on 4 ranks costs 1 GB, and a program that writes to its array
 changes only its own copy. The file has no name, so nothing can be left behind, and no /dev/shm to be too small. A
 machine that cannot map it is sent it once: one of its ranks keeps it in such a file for the others (`Store`).
+
+An array that maps a file (np.memmap) travels as the file's path: every rank maps the file where it is, read-only, and
+reads no more of it than it uses. So every host must have the file at that path.
 """
 
 from __future__ import annotations
 
 import io
+import math
 import mmap
 import os
 import pickle
@@ -139,14 +143,86 @@ def unpack(parcel: Parcel) -> Any:
     return pickle.loads(parcel.data, buffers=[view[start : start + length] for start, length in parcel.places])
 
 
+def dumps(value: Any) -> bytes:
+    """An object as bytes that plain pickle opens; what maps a file, as the file's path.
+
+    Raises
+    ------
+    InputError
+        When it cannot be pickled.
+    """
+    stream = io.BytesIO()
+    try:
+        _Pickler(stream, protocol=5).dump(value)
+    except Exception as error:  # pickling runs the user's own code
+        raise InputError(f"this cannot be kept: {type(error).__name__}: {error}") from error
+    return stream.getvalue()
+
+
 class _Pickler(cloudpickle.Pickler):
-    """cloudpickle, and plain CPU tensors as the arrays that they are: torch's own way copies them into the stream."""
+    """cloudpickle, but plain CPU tensors as the arrays that they are, which torch's own way copies into the stream, and
+    arrays that map a file as the place where their bytes lie in it.
+    """
 
     def reducer_override(self, obj: Any) -> Any:
+        numpy = sys.modules.get("numpy")
+        if numpy is not None and type(obj) is numpy.memmap:
+            start = _place_in_file(obj)
+            if start is not None:
+                if obj.mode != "r":
+                    obj._mmap.flush()  # for the other hosts of a network file system
+                return _map, (str(obj.filename), obj.dtype, obj.shape, start)
         torch = sys.modules.get("torch")
         if torch is not None and type(obj) is torch.Tensor and _is_plain(obj, torch):
             return _as_tensor, (obj.contiguous().numpy(),)
         return super().reducer_override(obj)
+
+
+def _place_in_file(array: Any) -> int | None:
+    """The offset in its file, in bytes, at which a memmap's first element lies; None when it must travel by value.
+
+    By value: a copy-on-write map (mode "c": what was written to it is in no file), what is not one piece of the file in
+    C order, and what has no file, or no longer.
+    """
+    import numpy as np
+
+    mapping = array._mmap
+    if mapping is None or array.filename is None or array.mode not in ("r", "r+", "w+"):
+        return None
+    if array.size == 0 or array.dtype.hasobject or not array.flags.c_contiguous:
+        return None
+    # A slice has the offset of the array that it was taken from, so the place is counted from where the map begins. As
+    # np.memmap does, that is at the last boundary before the offset that the system allows.
+    within = array.ctypes.data - np.frombuffer(mapping, np.uint8).ctypes.data
+    if not 0 <= within <= len(mapping) - array.nbytes:
+        return None
+    start = array.offset - array.offset % mmap.ALLOCATIONGRANULARITY + within
+    try:
+        is_there = Path(array.filename).stat().st_size >= start + array.nbytes
+    except OSError:  # removed since it was mapped
+        return None
+    return start if is_there else None
+
+
+def _map(path: str, dtype: np.dtype, shape: tuple[int, ...], start: int) -> np.memmap:
+    """The other end of it: a read-only map of the file that this host has at the same path.
+
+    Raises
+    ------
+    InputError
+        When the file cannot be read here, or ends before the data does.
+    """
+    import numpy as np
+
+    needed = start + math.prod(shape) * dtype.itemsize
+    wanted = "every host must have the file at that path"
+    try:
+        found = Path(path).stat().st_size
+        if found < needed:
+            raise InputError(f"{path} on {socket.gethostname()} has {found} bytes, the data needs {needed}: {wanted}")
+        return np.memmap(path, dtype=dtype, mode="r", offset=start, shape=shape)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read on {socket.gethostname()} ({error.strerror}): {wanted}") from error
 
 
 def _is_plain(tensor: Any, torch: Any) -> bool:

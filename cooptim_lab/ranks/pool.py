@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ..errors import InputError, PoolError, RunStopped
+from ..errors import InputError, LabError, PoolError, RunStopped
 from ..hardware import allowed_cpus
 from ..runs.events import Note, Phase
 from ..runs.run import Run
@@ -102,6 +102,7 @@ class RankPool:
         per_rank: Sequence[Mapping[str, Any]] | None = None,
         is_cooperative: bool = True,
         timeout: float | None = None,
+        rescue: Callable[[LabError], bool] | None = None,
     ) -> None:
         """Queue `program(context, **arguments)` for `workers` ranks, on behalf of `run`. Returns at once.
 
@@ -117,6 +118,9 @@ class RankPool:
             Whether the program looks at `context.stopping()`. If not, the first stop interrupts it.
         timeout
             Seconds from its start after which it is interrupted and the run fails.
+        rescue
+            Asked, on the pool's thread, when the job has failed: True when it has submitted the run again, which then
+            goes on.
 
         Raises
         ------
@@ -139,7 +143,7 @@ class RankPool:
         except BaseException:  # an interrupt too: the memory files are nobody's then
             sender.close()
             raise
-        job = Job(next(self._ids), run, calls, sender, workers, finish, is_cooperative, timeout)
+        job = Job(next(self._ids), run, calls, sender, workers, finish, is_cooperative, timeout, rescue)
         run.on_stop(lambda level: self._mailbox.put((None, StopAsked())))
         self._queue.put(job)
 

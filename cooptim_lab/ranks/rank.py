@@ -134,6 +134,7 @@ class Rank:
             return Finished(start.job, cloudpickle.dumps(self._call(start)))
         except InputError as error:
             self._interruptible = False
+            self._left.append(error)
             return Failed(start.job, "input", str(error), "")
         except KeyboardInterrupt as error:
             self._left.append(error)

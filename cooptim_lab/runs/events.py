@@ -36,7 +36,7 @@ class Started(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Points(Event):
-    """Points of one curve: `x` in epochs (fractional inside one), `y` in the curve's own unit."""
+    """Points of one curve: `x` in epochs (fractional inside one; of `costs`, workers), `y` in the curve's own unit."""
 
     curve: str
     x: tuple[float, ...]
@@ -80,6 +80,40 @@ class Measured(Event):
     """One figure of a study: the row of `compare` or the point of `speedup` that was just measured."""
 
     row: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibrated(Event):
+    """What the links of a pool were found to carry (see `training.costs.Calibration`)."""
+
+    links: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Costed(Event):
+    """What a step costs by one way, predicted beside measured (see `training.costs.CostRow`)."""
+
+    row: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spent(Event):
+    """Where the time of `rank` went over its last `steps`: seconds, and bytes that it sent."""
+
+    steps: int
+    compute: float
+    communication: float
+    waiting: float
+    sent: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resumed(Event):
+    """The run goes on from a checkpoint: what was told of later steps is void."""
+
+    step: int
+    epoch: float
+    """Fractional inside one."""
 
 
 @dataclass(frozen=True, kw_only=True)

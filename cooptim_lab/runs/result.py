@@ -44,6 +44,10 @@ class Result:
     """The metric of every subnet by itself."""
     diversity: float | None = None
     """By how much their mean is better than they are on the average, in loss (see `training.fuse.diversity`)."""
+    breakdown: tuple[Mapping[str, Any], ...] = ()
+    """Of a sharded run, for each rank: rank, host, steps; seconds of compute, communication and waiting; bytes sent."""
+    staleness: tuple[float, int] | None = None
+    """Mean and most of how many steps the weights of a gradient were old; None where that is always 0."""
     network_bytes: bytes = field(repr=False)
     """The network, and the subnets it was fused from (or none), pickled together: what they share is kept once."""
 
@@ -66,4 +70,8 @@ class Result:
     def summary(self) -> dict[str, Any]:
         """Everything but the network, as a JSON object."""
         names = [item.name for item in dataclasses.fields(self) if item.name != "network_bytes"]
-        return {**{name: getattr(self, name) for name in names}, "subnet_scores": list(self.subnet_scores)}
+        return {
+            **{name: getattr(self, name) for name in names},
+            "subnet_scores": list(self.subnet_scores),
+            "breakdown": list(self.breakdown),
+        }

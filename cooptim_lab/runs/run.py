@@ -68,8 +68,8 @@ class Run(Generic[R]):
         One of `STATES`.
     """
 
-    def __init__(self, kind: str, options: Mapping[str, Any], *, title: str = "") -> None:
-        self.id, self.kind, self.options, self.title = new_id(), kind, dict(options), title or kind
+    def __init__(self, kind: str, options: Mapping[str, Any], *, title: str = "", id: str = "") -> None:
+        self.id, self.kind, self.options, self.title = id or new_id(), kind, dict(options), title or kind
         self.created = time.time()
         self.log = RunLog()
         self.state = "waiting"

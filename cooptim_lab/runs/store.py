@@ -7,13 +7,14 @@ kernel went away. Nothing here draws or computes.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import platformdirs  # the place that each system has for such files
 
@@ -23,6 +24,10 @@ from .run import Run
 
 PLACE = "COOPTIM_HOME"
 """Environment variable: keep the record elsewhere."""
+
+
+RECORD, TASK, CHECKPOINT, LOCK = ".jsonl", ".task", ".checkpoint", ".lock"
+"""How the names of what is kept of a run end."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +57,16 @@ def directory() -> Path:
     return Path(os.environ.get(PLACE) or platformdirs.user_data_path("cooptim_lab")) / "runs"
 
 
-def keep(run: Run[Any]) -> None:
-    """Write a run's events to its file, from the first on, as they come. A disk that takes no more is told of, once."""
+def path(id: str, ending: str = RECORD) -> Path:
+    """Where something of a run is kept."""
+    return directory() / f"{id}{ending}"
+
+
+def keep(run: Run[Any], *, again: bool = False) -> None:
+    """Write a run's events to its file, from the first on, as they come. A disk that takes no more is told of, once.
+
+    `again`, of a run that is resumed: what is on file is replaced when it has been written anew.
+    """
     head = {
         "run": run.id,
         "kind": run.kind,
@@ -62,10 +75,10 @@ def keep(run: Run[Any]) -> None:
         "created": run.created,
         "pid": os.getpid(),
     }
-    path = directory() / f"{run.id}.jsonl"
+    place = path(run.id)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("x", encoding="utf-8")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        file = place.with_suffix(".again").open("w", encoding="utf-8") if again else place.open("x", encoding="utf-8")
         file.write(json.dumps(head) + "\n")
     except OSError as error:
         run.post(Note(text=f"this run is not recorded: {error}"))
@@ -84,11 +97,52 @@ def keep(run: Run[Any]) -> None:
             _close(file)
 
     run.log.listen(write)
+    if again and not file.closed:
+        with contextlib.suppress(OSError):  # then the old record stays, without what follows
+            Path(file.name).replace(place)
+
+
+def keep_bytes(id: str, ending: str, data: bytes) -> None:
+    """Keep something beside a run's record: all of it, or what was there before.
+
+    Raises
+    ------
+    OSError
+    """
+    place = path(id, ending)
+    fresh = place.with_name(f"{place.name}.{os.getpid()}")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        fresh.write_bytes(data)
+        fresh.replace(place)
+    except OSError:
+        with contextlib.suppress(OSError):
+            fresh.unlink(missing_ok=True)
+        raise
+
+
+def claim(id: str) -> IO[bytes]:
+    """Make this process the one that carries a run, until what is returned is closed, or the process ends.
+
+    Raises
+    ------
+    InputError
+        When another does.
+    """
+    place = path(id, LOCK)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    file = place.open("ab")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise InputError(f"run {id} goes on in another kernel: stop it there") from None
+    return file
 
 
 def records() -> list[Record]:
     """Every run on disk, the newest first. A file that cannot be read is left out."""
-    found = [record for path in directory().glob("*.jsonl") if (record := _read(path)) is not None]
+    found = [record for place in directory().glob(f"*{RECORD}") if (record := _read(place)) is not None]
     return sorted(found, key=lambda record: record.created, reverse=True)
 
 
@@ -100,15 +154,15 @@ def load(id: str) -> Record:
     InputError
         When there is none of that id.
     """
-    record = _read(directory() / f"{id}.jsonl") if id.isalnum() else None
+    record = _read(path(id)) if id.isalnum() else None
     if record is None:
         raise InputError(f"there is no run {id}: %cooptim runs lists them")
     return record
 
 
-def _read(path: Path) -> Record | None:
+def _read(place: Path) -> Record | None:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = place.read_text(encoding="utf-8").splitlines()
         head = json.loads(lines[0])
         events = tuple(_events(lines[1:]))
         return Record(

@@ -63,6 +63,8 @@ class Recorder:
 
     Parameters
     ----------
+    done
+        Steps that were made before.
     may_diverge
         What to do when a curve's loss is not finite: call this with its place, once, and end the curve there. None:
         raise.
@@ -81,13 +83,14 @@ class Recorder:
         steps_per_epoch: int,
         epochs: int,
         may_diverge: Callable[[int, str], None] | None = None,
+        done: int = 0,
     ) -> None:
         self._may_diverge = may_diverge
         self._ended: set[int] = set()
         self._report, self._rank, self._curves = report, rank, tuple(curves)
         self._per_epoch, self._total = steps_per_epoch, steps_per_epoch * epochs
         self._pending: list[Tensor] = []
-        self._done, self._flushed = 0, time.perf_counter()
+        self._done, self._flushed = done, time.perf_counter()
 
     @property
     def steps(self) -> int:
@@ -141,14 +144,16 @@ def fit(
     clock: Clock,
     stopping: Callable[[], bool],
     end_epoch: Callable[[int], bool],
+    start: tuple[int, int] = (0, 0),
 ) -> bool:
-    """Train for `epochs`, or until told to stop. Returns whether it came to its end.
+    """Train for `epochs`, or until told to stop, from `start` (epoch, step) on. Returns whether it came to its end.
 
     `stopping` is asked after every step. `end_epoch(epoch)` is called with the clock paused, also when the epoch was
     cut short; it returns whether all ranks agree to end here.
     """
-    for epoch in range(epochs):
-        for batch in epoch_batches(epoch):
+    for epoch in range(start[0], epochs):
+        every = epoch_batches(epoch)
+        for batch in every[start[1] :] if epoch == start[0] else every:
             recorder.add(step(batch))
             if stopping():
                 break

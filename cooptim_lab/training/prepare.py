@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import InputError
 from ..task import Task, check_data
+from .rows import Form, as_tensor, check_finite, draw_held_out, first_line, open_data, read_pairs, stack
 
 IGNORED_LABEL = -100
 """The label that torch's cross-entropy leaves out unless told otherwise."""
@@ -59,9 +59,7 @@ class Prepared:
 
     @property
     def loss_function(self) -> Callable[[Tensor, Tensor], Tensor]:
-        if self.task.loss is not None:
-            return self.task.loss
-        return functional.cross_entropy if self.is_classification else functional.mse_loss
+        return loss_of(self.task, self.y)
 
     def outputs(self, network: nn.Module) -> Tensor:
         """The network's outputs on the held-out rows, in evaluation mode; the mode it was in comes back."""
@@ -75,14 +73,26 @@ class Prepared:
 
     def score(self, outputs: Tensor) -> Score:
         """Loss and metric of outputs on the held-out rows."""
-        with torch.no_grad():
-            loss = float(self.loss(outputs, self.held_y))
-            if self.task.metric is not None:
-                name = getattr(self.task.metric, "__name__", type(self.task.metric).__name__)
-                return Score(loss, float(self.task.metric(outputs, self.held_y)), name)
-            if self.is_classification:
-                return Score(loss, float((outputs.argmax(1) == self.held_y).double().mean()), "accuracy")
-            return Score(loss, loss, "loss")
+        return score(self.task, outputs, self.held_y)
+
+
+def loss_of(task: Task, y: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """The task's loss, or the default for such labels."""
+    if task.loss is not None:
+        return task.loss
+    return functional.mse_loss if y.is_floating_point() else functional.cross_entropy
+
+
+def score(task: Task, outputs: Tensor, y: Tensor) -> Score:
+    """Loss and metric of outputs (rows, ...) on labels (rows, ...)."""
+    with torch.no_grad():
+        loss = float(loss_of(task, y)(outputs, y))
+        if task.metric is not None:
+            name = getattr(task.metric, "__name__", type(task.metric).__name__)
+            return Score(loss, float(task.metric(outputs, y)), name)
+        if not y.is_floating_point():
+            return Score(loss, float((outputs.argmax(1) == y).double().mean()), "accuracy")
+        return Score(loss, loss, "loss")
 
 
 def prepare(task: Task) -> Prepared:
@@ -95,11 +105,10 @@ def prepare(task: Task) -> Prepared:
     """
     probe = build_model(task.model, seed=0)
     x, y = _tensors(task.data, probe)
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(task.seed))
-    held = min(len(x) - 1, max(1, round(task.held_out * len(x))))
-    held_rows, rows = order[:held], order[held:]
+    rows, held_rows = draw_held_out(len(x), task.held_out, task.seed)
     prepared = Prepared(task, x[rows], y[rows], x[held_rows], y[held_rows])
-    _check_fit(prepared, probe)
+    labels = torch.cat([prepared.y.flatten(), prepared.held_y.flatten()])
+    check_fit(task, probe, prepared.held_x[:4], prepared.held_y[:4], labels)
     return prepared
 
 
@@ -152,87 +161,58 @@ def count_parameters(network: nn.Module) -> int:
 
 
 def _tensors(data: Any, model: nn.Module) -> tuple[Tensor, Tensor]:
-    if callable(data) and not hasattr(data, "__getitem__"):
-        data = data()
-        check_data(data)
+    data, form = open_data(data), Form.of(model)
     if not isinstance(data, (tuple, list)):
-        items = [data[i] for i in range(len(data))]
-        for item in items:
-            if not isinstance(item, (tuple, list)) or len(item) != 2:
-                raise InputError(f"the Dataset gives a {type(item).__name__} for a row: it must give (x, label)")
-        check_data(([pair[0] for pair in items], [pair[1] for pair in items]))
-        data = (_stack("X", [pair[0] for pair in items]), _stack("y", [pair[1] for pair in items]))
-    x, y = _as_tensor("X", data[0]), _as_tensor("y", data[1])
-    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
-    takes_integers = any(isinstance(m, (nn.Embedding, nn.EmbeddingBag)) for m in model.modules())
-    if takes_integers and not x.is_floating_point():
-        x = x.long()
-    else:
-        x = x.to(dtype)
-        bad = int((~torch.isfinite(x)).sum())
-        if bad:
-            raise InputError(f"X has {bad} values that are not finite: clean or fill them first")
-    y = y.to(dtype) if y.is_floating_point() else y.long()
-    return x, y
+        xs, ys = read_pairs(data, range(len(data)))
+        check_data((xs, ys))
+        data = (stack("X", xs), stack("y", ys))
+    x, y = as_tensor("X", data[0]), as_tensor("y", data[1])
+    x = x.to(form.of_x(x.is_floating_point()))
+    check_finite(x)
+    return x, y.to(form.of_y(y.is_floating_point()))
 
 
-def _stack(name: str, parts: list[Any]) -> Tensor:
-    try:
-        return torch.stack([torch.as_tensor(part) for part in parts])
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise InputError(f"the {name} of the Dataset's rows cannot be stacked: {_first_line(error)}") from None
+def check_fit(task: Task, model: nn.Module, x: Tensor, y: Tensor, labels: Tensor) -> None:
+    """See that model, loss and labels fit each other, on a few rows (x, y); `labels` are all that there are, 1-d.
 
-
-def _as_tensor(name: str, part: Any) -> Tensor:
-    if isinstance(part, Tensor):
-        return part.detach().cpu()
-    try:
-        array = np.asarray(part)
-    except ValueError:
-        raise InputError(f"the rows of {name} have different lengths: pad them to one") from None
-    if array.dtype.kind not in "biuf":
-        raise InputError(f"{name} holds {array.dtype} values: give numbers (labels as whole numbers from 0)")
-    # A copy, so that a read-only or oddly ordered array is fine and the user's own is never written to.
-    return torch.from_numpy(np.array(array, order="C"))
-
-
-def _check_fit(prepared: Prepared, model: nn.Module) -> None:
-    x, y = prepared.held_x[:4], prepared.held_y[:4]
+    Raises
+    ------
+    InputError
+    """
     model.eval()
     try:
         with torch.no_grad():
             outputs = model(x)
     except Exception as error:
-        raise InputError(f"the model cannot take a batch of shape {tuple(x.shape)}: {_first_line(error)}") from error
+        raise InputError(f"the model cannot take a batch of shape {tuple(x.shape)}: {first_line(error)}") from error
     if not isinstance(outputs, Tensor):
         raise InputError(f"the model returns a {type(outputs).__name__}: it must return one tensor")
     if len(outputs) != len(x):
         raise InputError(f"the model gives {len(outputs)} rows for {len(x)}: the first dimension must stay the batch")
-    if prepared.task.loss is None or isinstance(prepared.task.loss, (nn.CrossEntropyLoss, nn.NLLLoss)):
-        _check_labels(prepared, outputs)
+    if task.loss is None or isinstance(task.loss, (nn.CrossEntropyLoss, nn.NLLLoss)):
+        _check_labels(task, outputs, y, labels)
     try:
-        loss = prepared.loss(outputs, y)
+        loss = loss_of(task, y)(outputs, y)
     except Exception as error:
         raise InputError(
             f"loss cannot take outputs {tuple(outputs.shape)} and labels {tuple(y.shape)} {y.dtype}: "
-            f"{_first_line(error)}"
+            f"{first_line(error)}"
         ) from error
     if not isinstance(loss, Tensor) or loss.dim() != 0:
         what = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
         raise InputError(f"loss returns {what}: it must return one number as a tensor, the mean over the rows")
 
 
-def _check_labels(prepared: Prepared, outputs: Tensor) -> None:
-    if not prepared.is_classification:
-        if prepared.task.loss is None and outputs.shape[1:] != prepared.y.shape[1:]:
+def _check_labels(task: Task, outputs: Tensor, y: Tensor, labels: Tensor) -> None:
+    if y.is_floating_point():
+        if task.loss is None and outputs.shape[1:] != y.shape[1:]:
             want = tuple(outputs.shape[1:])
             raise InputError(
-                f"the model gives outputs of shape (rows, *{want}) and y is (rows, *{tuple(prepared.y.shape[1:])}): "
+                f"the model gives outputs of shape (rows, *{want}) and y is (rows, *{tuple(y.shape[1:])}): "
                 "make them the same, e.g. y.reshape(-1, 1)"
             )
         return
-    labels = torch.cat([prepared.y.flatten(), prepared.held_y.flatten()])
-    labels = labels[labels != getattr(prepared.task.loss, "ignore_index", IGNORED_LABEL)]
+    labels = labels[labels != getattr(task.loss, "ignore_index", IGNORED_LABEL)]
     if not len(labels):
         raise InputError("y has no label that counts: all are the one that the loss ignores")
     low, high = int(labels.min()), int(labels.max())
@@ -246,8 +226,3 @@ def _check_labels(prepared: Prepared, outputs: Tensor) -> None:
         raise InputError(
             f"the model gives {outputs.shape[1]} outputs and y has labels up to {high}: it needs {high + 1}"
         )
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0] if text else 'no message'}"

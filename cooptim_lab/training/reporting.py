@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from ..runs.events import Points
 from ..runs.result import Result
+from ..task import Task
 from .context import Context
 from .loop import Recorder, Step
-from .prepare import Prepared, count_parameters
+from .prepare import Prepared, Score, count_parameters
 from .spec import Spec
 
 WARM_UP_STEPS = 5
@@ -38,17 +39,21 @@ def make_recorder(
     *,
     muted: bool = False,
     may_diverge: Callable[[int, str], None] | None = None,
+    done: int = 0,
 ) -> Recorder:
     """`muted` where every rank sees the same losses: all look for NaN, so that all end together, and one reports.
 
-    `rows` of an epoch; `may_diverge` as in `Recorder`.
+    `rows` of an epoch; `may_diverge` and `done` as in `Recorder`.
     """
     report = (lambda event: None) if muted else context.report
-    return Recorder(report, context.rank, curves, math.ceil(rows / spec.batch), spec.epochs, may_diverge)
+    return Recorder(report, context.rank, curves, math.ceil(rows / spec.batch), spec.epochs, may_diverge, done)
 
 
 def report_held_out(context: Context, prepared: Prepared, epoch: int, outputs: Tensor) -> None:
-    score = prepared.score(outputs)
+    report_score(context, epoch, prepared.score(outputs))
+
+
+def report_score(context: Context, epoch: int, score: Score) -> None:
     context.report(Points(rank=context.rank, curve=HELD_OUT, x=(float(epoch),), y=(score.loss,)))
     if score.metric_name != "loss":
         context.report(Points(rank=context.rank, curve=score.metric_name, x=(float(epoch),), y=(score.metric,)))
@@ -56,19 +61,19 @@ def report_held_out(context: Context, prepared: Prepared, epoch: int, outputs: T
 
 def make_result(
     context: Context,
-    prepared: Prepared,
+    task: Task,
     spec: Spec,
     network: nn.Module,
+    score: Score,
     seconds: float,
     steps: int,
     finished: bool,
     subnets: Sequence[nn.Module] = (),
     **more: Any,
 ) -> Result:
-    score = prepared.score(prepared.outputs(network))
     return Result(
         way=spec.way,
-        task=prepared.task.name,
+        task=task.name,
         options=spec.options(),
         state="done" if finished else "stopped",
         workers=context.size,

@@ -16,10 +16,21 @@ from ..errors import InputError
 
 
 def option(
-    default: Any, help: str, *, at_least: int | None = None, choices: tuple[str, ...] = (), flag: str = ""
+    default: Any,
+    help: str,
+    *,
+    at_least: float | None = None,
+    choices: tuple[str, ...] = (),
+    flag: str = "",
+    takes_class: str = "",
 ) -> Any:
-    """A dataclass field that knows its bounds. `flag` is a one-letter short form for command lines."""
-    return field(default=default, metadata={"help": help, "at_least": at_least, "choices": choices, "flag": flag})
+    """A dataclass field that knows its bounds.
+
+    `flag` is a one-letter short form for command lines; `takes_class` names the method of a class that may be given in
+    place of one of the choices.
+    """
+    rules = {"help": help, "at_least": at_least, "choices": choices, "flag": flag, "takes_class": takes_class}
+    return field(default=default, metadata=rules)
 
 
 def subnets_option() -> Any:
@@ -27,9 +38,14 @@ def subnets_option() -> Any:
     return option(4, "N, the number of sub-networks", at_least=1, flag="n")
 
 
+AGGREGATES = ("server", "allreduce", "ordered", "local", "diloco", "async")
+COMPRESSIONS = {"bf16": "", "topk": "0.01", "powersgd": "4"}
+"""With what each takes, where it takes something."""
+
+
 def aggregate_option() -> Any:
-    """How to aggregate, of the way and of the studies that contain it."""
-    return option("server", "how the ranks' gradients become one step", choices=("server", "allreduce"))
+    """How to aggregate, of the way and of the studies that contain it: a name, or a class of the user's own."""
+    return option("server", "how the ranks' gradients become one step", choices=AGGREGATES, takes_class="aggregate")
 
 
 def validate(spec: Any) -> None:
@@ -47,7 +63,12 @@ def validate(spec: Any) -> None:
 
 def check_option(name: str, value: Any, kind: Any, rules: Mapping[str, Any]) -> None:
     """Refuse a value that an option does not allow (see `validate`)."""
-    choices, at_least = rules["choices"], rules["at_least"]
+    choices, at_least, method = rules["choices"], rules["at_least"], rules.get("takes_class", "")
+    if method and callable(getattr(value, method, None)):
+        return
+    if method and not isinstance(value, str):
+        kinds = ", ".join(choices)
+        raise InputError(f"{name} = {value!r}: choose one of {kinds}, or give a class with a method {method}")
     if choices and value not in choices:
         raise InputError(f"{name} = {value!r}: choose one of {', '.join(choices)}")
     if kind == tuple[int, ...]:
@@ -55,11 +76,12 @@ def check_option(name: str, value: Any, kind: Any, rules: Mapping[str, Any]) -> 
             raise InputError(f"{name} = {value!r}: give whole numbers, e.g. (1, 2, 4)")
         for each in value:
             check_option(name, each, int, rules)
-    if kind is int:
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise InputError(f"{name} = {value!r}: give a whole number")
-        if at_least is not None and value < at_least:
-            raise InputError(f"{name} = {value}: must be {at_least} or more")
+    if kind is int and (isinstance(value, bool) or not isinstance(value, int)):
+        raise InputError(f"{name} = {value!r}: give a whole number")
+    if kind is float and (isinstance(value, bool) or not isinstance(value, (int, float)) or not value < float("inf")):
+        raise InputError(f"{name} = {value!r}: give a number")
+    if kind in (int, float) and at_least is not None and value < at_least:
+        raise InputError(f"{name} = {value}: must be {at_least} or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +99,8 @@ class Spec:
 
     def options(self) -> dict[str, Any]:
         """The options as a JSON object."""
-        return dataclasses.asdict(self)
+        options = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        return {name: value.__name__ if isinstance(value, type) else value for name, value in options.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +147,55 @@ class Sharded(Spec):
     """The training data spread over M ranks, gradients aggregated at every step: min_w 1/M Σ L(θ_i, y_i)."""
 
     way: ClassVar[str] = "sharded"
-    aggregate: str = aggregate_option()
+    aggregate: Any = aggregate_option()  # noqa: RUF009 - makes a field
+    shards: str = option("shuffle", "how rows are dealt over the ranks", choices=("order", "shuffle", "stratify"))
+    skew: float = option(0.0, "deal each class by Dirichlet(skew): small is uneven; 0: do not", at_least=0)
+    compress: str = option("none", "send less of the gradient: none, bf16, topk:0.01 or powersgd:4")
+    sync_every: int = option(10, "steps between the meetings of local and diloco", at_least=1)
+    staleness: int = option(2, "steps that a rank of async may be ahead of the slowest", at_least=0)
+    outer_lr: float = option(0.7, "learning rate of diloco's outer step", at_least=0)
+    outer_momentum: float = option(0.9, "Nesterov momentum of diloco's outer step", at_least=0)
+    save_every: int = option(0, "steps between checkpoints; 0: none", at_least=0)
+    retries: int = option(0, "how often to go on by itself after a rank was lost", at_least=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        kind, _ = read_compress(self.compress)
+        if kind != "none" and self.aggregate != "allreduce" and not (self.aggregate == "server" and kind != "powersgd"):
+            able = "allreduce" if kind == "powersgd" else "allreduce or server"
+            given = self.aggregate if isinstance(self.aggregate, str) else self.aggregate.__name__
+            raise InputError(f"compress = {self.compress}: {given} cannot send that; aggregate by {able}")
+        if self.skew and self.shards != "shuffle":
+            raise InputError(f"skew = {self.skew} deals the rows by class: leave shards = {self.shards} out")
+        if self.retries and not self.save_every:
+            raise InputError(f"retries = {self.retries}: there is nothing to go on from; add save_every")
+
+    @property
+    def deals_by_class(self) -> bool:
+        """Whether rows are dealt by their labels."""
+        return bool(self.skew) or self.shards == "stratify"
+
+
+def read_compress(text: str) -> tuple[str, float]:
+    """The kind of compression and its amount: "topk:0.01" is ("topk", 0.01), "powersgd" ("powersgd", 4).
+
+    Raises
+    ------
+    InputError
+    """
+    kind, _, amount = text.partition(":") if isinstance(text, str) else ("", "", "")
+    if kind in ("none", "bf16") and not amount:
+        return kind, 0.0
+    try:
+        number = float(amount or COMPRESSIONS[kind])
+        if (kind == "topk" and 0 < number <= 1) or (kind == "powersgd" and number >= 1 and number == int(number)):
+            return kind, number
+    except (KeyError, ValueError):
+        pass
+    raise InputError(
+        f"compress = {text}: choose none, bf16, topk:F (the part that is sent, 0 < F <= 1) or powersgd:R (a rank, 1 or "
+        "more)"
+    )
 
 
 WAYS: dict[str, type[Spec]] = {spec.way: spec for spec in (Baseline, Subnets, Sharded)}

@@ -9,16 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from .loop import Step
+from .optimizers import use_fused
 from .prepare import IGNORED_LABEL
 from .stacked import Stack
-
-STACKABLE_OPTIMIZERS = (
-    torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam, torch.optim.RAdam, torch.optim.Adamax,
-    torch.optim.RMSprop, torch.optim.Adagrad, torch.optim.Adadelta, torch.optim.Rprop, torch.optim.ASGD,
-)  # fmt: skip
-"""Optimizers that update every number by itself, so that one over stacked parameters is N separate ones."""
-FUSED_OPTIMIZERS = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
-"""Those of them that torch computes in one pass on a CPU."""
 
 MakeOptimizer = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -42,10 +35,7 @@ class FlatOptimizer:
                 p.data, p.grad = value.view_as(p), grad.view_as(p)
             self._flats.append(flat)
         self.optimizer = make(self._flats)
-        if type(self.optimizer) in FUSED_OPTIMIZERS:
-            for group in self.optimizer.param_groups:
-                if group["fused"] is None and not group["foreach"] and not group["differentiable"]:
-                    group["fused"] = True
+        use_fused(self.optimizer)
         for group in self.optimizer.param_groups:
             if "capturable" in group and self._flats[0].is_cuda:
                 group["capturable"] = True  # its count of steps then lives on the GPU too

@@ -71,9 +71,10 @@ def train_subnets(context: Context, task: Task, spec: Subnets) -> Result | None:
     outputs = torch.stack([work.prepared.outputs(subnet) for subnet in subnets])
     return make_result(
         context,
-        work.prepared,
+        task,
         spec,
         network,
+        work.prepared.score(work.prepared.outputs(network)),
         seconds,
         recorder.steps,
         finished,

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from .device import CPU, CapturedStep, can_capture
 from .loop import Step
+from .optimizers import is_elementwise
 from .prepare import Prepared
 from .stacked import Stack, stack
-from .stepping import STACKABLE_OPTIMIZERS, stacked_step
+from .stepping import stacked_step
 
 TRIALS, TRIAL_WARM_UP = 5, 2
 """Steps by which two engines are compared, and before."""
@@ -47,7 +48,7 @@ class Trainer:
         x, y = prepared.x.to(device), prepared.y.to(device)
         if device != CPU:
             subnets = [copy.deepcopy(subnet).to(device) for subnet in subnets]
-        is_stackable = type(prepared.optimizer([torch.zeros(1, requires_grad=True)])) in STACKABLE_OPTIMIZERS
+        is_stackable = is_elementwise(prepared.optimizer([torch.zeros(1, requires_grad=True)]))
         is_separate = engine == "separate" or not is_stackable
         self.stacks: list[Stack] = stack(subnets, separate=is_separate, sample=x[:2], is_own=is_own)
         self._optimizers: list[torch.optim.Optimizer] = []

@@ -11,7 +11,7 @@ from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.display import display
 
-from cooptim_lab import hardware, studies, ways
+from cooptim_lab import costing, hardware, studies, ways
 from cooptim_lab.datasets import digits
 from cooptim_lab.errors import InputError, LabError, RankFailure
 from cooptim_lab.ranks.pool import RankPool, close_shared_pool, share_pool, shared_pool
@@ -24,7 +24,7 @@ from . import options
 from .body import run_body
 from .live import Picture
 from .plots import mime_bundle
-from .tables import Table, duration, percent, picture_table
+from .tables import Table, duration, percent, picture_table, spent_table
 from .view import RunView, watch, watch_in_background, write_output
 
 
@@ -159,17 +159,45 @@ def train(session: Session, arguments: argparse.Namespace, cell: str | None) -> 
     command = options.COMMANDS[arguments.command]
     assert command.spec is not None
     task = session.current_task if cell is None else task_from_body(session, cell)
-    given = options.spec_options(command, arguments)
+    given = given_options(session, command, arguments)
     if getattr(arguments, "seeds", None):
         study_run = studies.compare_seeds(task, seeds=arguments.seeds, **given)
         if session.follow(study_run, arguments):
             show_rows(study_run)
         return
-    run = ways.launch(task, make_spec(command.spec, given))
+    show_training(session, ways.launch(task, make_spec(command.spec, given)), arguments)
+
+
+def show_training(session: Session, run: Run[Any], arguments: argparse.Namespace) -> None:
+    """Follow one training; then what came of it, in a line or two, and where the time went."""
     if session.follow(run, arguments):
         picture = Picture.of(run.title, run.log.since(0))
         print(f"run {run.id}: {picture.sentence}")
         print_notes(picture)
+        if picture.has_breakdown:
+            display(Table(spent_table(picture.spent), [picture.verdict]))
+
+
+def resume_run(session: Session, arguments: argparse.Namespace, cell: str | None) -> None:
+    """Go on with a run on record."""
+    show_training(session, ways.resume(arguments.id), arguments)
+
+
+def given_options(session: Session, command: options.Command, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options of the command's spec; what names a class of the notebook's is that class."""
+    given = options.spec_options(command, arguments)
+    for option in command.options:
+        value = given.get(option.name)
+        if option.takes_class and value not in option.choices:
+            found = session.shell.user_ns.get(value)
+            if not isinstance(found, type) or not hasattr(found, option.takes_class):
+                kinds = ", ".join(option.choices)
+                raise InputError(
+                    f"{option.flags[-1]} = {value!r}: choose one of {kinds}, or name a class of this notebook that "
+                    f"has a method {option.takes_class}"
+                )
+            given[option.name] = found
+    return given
 
 
 def print_notes(picture: Picture) -> None:
@@ -198,12 +226,14 @@ def run_on_ranks(session: Session, arguments: argparse.Namespace, cell: str | No
 
 
 def study(session: Session, arguments: argparse.Namespace, cell: str | None) -> None:
-    """`compare` and `speedup`: the live figure, then the table with its doubts."""
+    """`compare`, `speedup` and `costs`: the live figure, then the table with its doubts."""
     command = options.COMMANDS[arguments.command]
-    given = options.spec_options(command, arguments)
+    given = given_options(session, command, arguments)
     start: Callable[..., Run[Any]] = studies.compare
     if command.name == "speedup":
         start, given = studies.measure_speedup, {**given, "way": arguments.way}
+    elif command.name == "costs":
+        start = costing.measure_costs
     run = start(session.current_task, **given)
     if session.follow(run, arguments):
         show_rows(run)
@@ -245,10 +275,12 @@ def show_run(session: Session, arguments: argparse.Namespace, cell: str | None) 
     picture = Picture.of(record.title, record.events)
     picture.state = record.state
     display(mime_bundle(picture), raw=True)
-    if picture.table:
+    if picture.rows or picture.costs:
         display(picture_table(picture))
     else:
         print_notes(picture)
+        if picture.has_breakdown:
+            display(Table(spent_table(picture.spent), [picture.verdict]))
     for event in picture.output:
         write_output(event)
 
@@ -328,9 +360,11 @@ HANDLERS: dict[str, Callable[[Session, argparse.Namespace, str | None], None]] =
     "ranks": run_on_ranks,
     "speedup": study,
     "compare": study,
+    "costs": study,
     "lab": open_lab,
     "runs": list_runs,
     "show": show_run,
     "stop": stop_run,
+    "resume": resume_run,
     "pool": pool,
 }

@@ -12,12 +12,29 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from cooptim_lab.runs.events import Ended, Event, Measured, Note, Output, Phase, Points, Progress, Started
+from cooptim_lab.runs.events import (
+    Calibrated,
+    Costed,
+    Ended,
+    Event,
+    Measured,
+    Note,
+    Output,
+    Phase,
+    Points,
+    Progress,
+    Resumed,
+    Spent,
+    Started,
+)
 from cooptim_lab.speedup import Row
+from cooptim_lab.training.costs import Calibration, CostRow
 
 from .chart import Curve
-from .tables import duration, percent, rows_table
+from .tables import costs_table, duration, percent, rows_table, spent_table, spent_verdict
 
+SPENT = ("steps", "compute", "communication", "waiting", "sent")
+ROUNDING = 1e-9
 HELD_OUT, TRAINING = "held-out loss", "training loss"
 
 
@@ -41,6 +58,9 @@ class Picture:
         self.remarks: list[str] = []  # how it was done, where that takes nothing away from it
         self.output: list[Output] = []
         self.rows: dict[str, Row] = {}
+        self.spent: dict[int, Spent] = {}  # of every rank, in all
+        self.costs: list[CostRow] = []
+        self.links: Calibration | None = None
         self.summary: dict[str, Any] = {}
         self.message = ""
         self.phase = ""
@@ -81,11 +101,33 @@ class Picture:
                 (self.notes if event.is_doubt else self.remarks).append(event.text)
             case Output():
                 self.output.append(event)
+            case Spent():
+                self._add(event)
+            case Resumed():
+                self._go_back(event)
             case Measured():
                 row = Row.from_summary(event.row)
                 self.rows[row.title] = row
+            case Calibrated():
+                self.links = Calibration.from_summary(event.links)
+            case Costed():
+                self.costs.append(CostRow.from_summary(event.row))
             case Ended():
                 self.state, self.message, self.summary = event.state, event.message, dict(event.summary)
+
+    def _add(self, event: Spent) -> None:
+        rank = event.rank or 0
+        known = self.spent.get(rank)
+        sums = {name: getattr(event, name) + (getattr(known, name) if known else 0) for name in SPENT}
+        self.spent[rank] = Spent(rank=rank, time=event.time, **sums)
+
+    def _go_back(self, event: Resumed) -> None:
+        """Forget what was told of steps that are made again."""
+        self.spent.clear()
+        self._latest = event.epoch
+        for x, y in self._points.values():
+            kept = sum(each <= event.epoch + ROUNDING for each in x)
+            del x[kept:], y[kept:]
 
     # What there is to see.
 
@@ -94,6 +136,8 @@ class Picture:
         """The curves, the most telling first."""
         if self.kind == "speedup":
             return self._speedup_curves()
+        if self.kind == "costs":
+            return self._cost_curves()
         bold = [name for name in self._points if name.endswith(HELD_OUT)]
         curves = [Curve(name.removesuffix(f" · {HELD_OUT}"), *self._points[name]) for name in bold]
         # Losses of single steps are noisy: they lie behind, thin, and those of the subnets share one entry.
@@ -117,11 +161,23 @@ class Picture:
         most = max([*workers, 2.0])
         return [points, Curve("ideal", [1.0, most], [1.0, most], kind="ideal")]
 
+    def _cost_curves(self) -> list[Curve]:
+        """Of each way the prediction as a line, and in its colour what was measured."""
+        lines = [Curve(name, x, [1e3 * value for value in y]) for name, (x, y) in self._points.items()]
+        markers = []
+        for way in dict.fromkeys(row.way for row in self.costs):
+            rows = [row for row in self.costs if row.way == way]
+            columns = ([1e3 * getattr(row, name) for row in rows] for name in ("measured", "low", "high"))
+            markers.append(Curve(way, [float(row.workers) for row in rows], *columns, kind="marker"))
+        return lines + markers
+
     @property
     def labels(self) -> dict[str, str]:
         """Of the axes."""
         if self.kind == "speedup":
             return {"x_label": "workers", "y_label": "speedup 1/P (above 1 is faster)"}
+        if self.kind == "costs":
+            return {"x_label": "workers", "y_label": "ms a step (lines: predicted, dots: measured)"}
         y = "held-out loss" if self.kind == "compare" else "loss"
         return {"x_label": "epoch", "y_label": y}
 
@@ -155,12 +211,16 @@ class Picture:
         return " · ".join(word for word in words if word) or self.state
 
     def _where(self) -> str:
-        return f"epoch {math.ceil(self._latest)}" if self._latest and self.kind != "speedup" else ""
+        return f"epoch {math.ceil(self._latest)}" if self._latest and self.kind not in ("speedup", "costs") else ""
 
     def _score(self) -> str:
         ways = [row for row in self.rows.values() if row.way != "baseline"]
         if ways:
             return " · ".join(f"{row.title} {row.speedup:.2f}×" for row in ways)
+        if self.costs:
+            most = max(row.workers for row in self.costs)
+            parts = [f"{row.way} {1e3 * row.measured:.3g} ms" for row in self.costs if row.workers == most]
+            return f"a step of {most} workers: " + " · ".join(parts)
         if "seconds" not in self.summary:
             return ""
         name, value = self.summary["metric_name"], self.summary["metric"]
@@ -173,5 +233,19 @@ class Picture:
 
     @property
     def table(self) -> list[list[str]]:
-        """The measured rows as text, the header first; empty while nothing was measured."""
-        return rows_table(list(self.rows.values())) if self.rows else []
+        """The measured rows as text, or where the time of ranks went; the header first; empty while there is none."""
+        if self.rows:
+            return rows_table(list(self.rows.values()))
+        if self.costs:
+            return costs_table(self.costs)
+        return spent_table(self.spent) if self.has_breakdown else []
+
+    @property
+    def has_breakdown(self) -> bool:
+        """Whether it is known where the time of several ranks went."""
+        return len(self.spent) > 1
+
+    @property
+    def verdict(self) -> str:
+        """Why it is not faster, in a line; empty where that is not known."""
+        return spent_verdict(self.spent)

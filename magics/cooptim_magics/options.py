@@ -12,17 +12,19 @@ import difflib
 import keyword
 import shlex
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar, get_type_hints
 
 from IPython.core.error import UsageError
 
+from cooptim_lab.costing import CostSpec
 from cooptim_lab.errors import InputError
 from cooptim_lab.studies import Comparison, SpeedupStudy
 from cooptim_lab.training.spec import Sharded, Spec, Subnets, check_option
 
 WIDTH = 92  # what a notebook's output shows without breaking lines
+LONG_USAGE = 200  # characters: no longer a line that one reads
 GLUE = "\x00"  # holds an option and its value together where a line is broken
 
 
@@ -35,8 +37,10 @@ class Option:
     kind: Any = str
     default: Any = None
     choices: tuple[str, ...] = ()
-    at_least: int | None = None
+    at_least: float | None = None
     is_optional: bool = True
+    takes_class: str = ""
+    """A method: of a class of the notebook's, whose name may be given in place of a choice."""
 
     @property
     def is_word(self) -> bool:
@@ -53,17 +57,26 @@ class Option:
     def read(self, text: str) -> Any:
         """The value that was typed; refused in one line when it is out of bounds."""
         value: Any = text
-        if self.kind in (int, tuple[int, ...]):
+        if self.takes_class and text not in self.choices and text.isidentifier():
+            return text  # looked up in the notebook by whoever knows that
+        if self.kind in _READERS:
+            make, wanted = _READERS[self.kind]
             try:
-                value = int(text) if self.kind is int else tuple(int(part) for part in text.split(","))
+                value = make(text)
             except ValueError:
-                wanted = "a whole number" if self.kind is int else "whole numbers, e.g. 1,2,4"
                 raise UsageError(f"{self.flags[-1]} {text}: give {wanted}") from None
         try:
             check_option("/".join(self.flags), value, self.kind, {"choices": self.choices, "at_least": self.at_least})
         except InputError as error:
             raise UsageError(str(error)) from None
         return value
+
+
+_READERS: dict[Any, tuple[Callable[[str], Any], str]] = {
+    int: (int, "a whole number"),
+    float: (float, "a number"),
+    tuple[int, ...]: (lambda text: tuple(int(part) for part in text.split(",")), "whole numbers, e.g. 1,2,4"),
+}
 
 
 @dataclass(frozen=True)
@@ -86,12 +99,16 @@ def from_spec(spec: type[Spec]) -> tuple[Option, ...]:
     own_first = sorted(dataclasses.fields(spec), key=lambda item: item.name in common)
     return tuple(
         Option(
-            flags=(*((f"-{item.metadata['flag']}",) if item.metadata["flag"] else ()), f"--{item.name}"),
+            flags=(
+                *((f"-{item.metadata['flag']}",) if item.metadata["flag"] else ()),
+                f"--{item.name.replace('_', '-')}",
+            ),
             help=item.metadata["help"],
             kind=hints[item.name],
             default=item.default,
             choices=item.metadata["choices"],
             at_least=item.metadata["at_least"],
+            takes_class=item.metadata["takes_class"],
         )
         for item in own_first
     )
@@ -164,10 +181,21 @@ COMMANDS: dict[str, Command] = {
             (*from_spec(Comparison), *RUNNING),
             spec=Comparison,
         ),
+        Command(
+            "costs",
+            "a step by server, allreduce, local: predicted from α and β beside measured",
+            (*from_spec(CostSpec), *RUNNING),
+            spec=CostSpec,
+        ),
         Command("lab", "the panel: sliders for workers and N, Run, Stop, live curves"),
         Command("runs", "the runs on record, the newest first"),
         Command("show", "draw a run again", (RUN_ID,)),
         Command("stop", "stop a run; what was trained is kept", (RUN_ID,)),
+        Command(
+            "resume",
+            "go on with a run that made checkpoints, from the newest of them",
+            (Option(("id",), "which run (%cooptim runs lists them)", is_optional=False), *RUNNING),
+        ),
         Command(
             "pool",
             "the MPI ranks that stand ready",
@@ -323,7 +351,8 @@ def _metavar(option: Option) -> str:
         return "{" + ",".join(option.choices) + "}"
     named = {"out": "NAME", "push": "NAME,NAME,...", "hosts": "HOST:N,...", "launcher": "COMMAND"}
     named["interface"] = "NAME"
-    return {int: "N", tuple[int, ...]: "N,N,..."}.get(option.kind, named.get(option.name, "ID"))
+    named["compress"] = "KIND"
+    return {int: "N", float: "X", tuple[int, ...]: "N,N,..."}.get(option.kind, named.get(option.name, "ID"))
 
 
 def _typed(value: Any) -> str:
@@ -340,5 +369,6 @@ def _plain(message: str, parser: argparse.ArgumentParser) -> str:
         return f"there is no option {word}: " + (f"did you mean {near[0]}?" if near else f"allowed: {' '.join(flags)}")
     if ":" not in message and "required" not in message and "expected" not in message:
         usage = " ".join((parser.usage or "").replace("%%", "%").split())
-        return f"{message} is too much: {usage}"
+        shown = usage if len(usage) < LONG_USAGE else f"%{parser.prog} --help shows what it takes"
+        return f"{message} is too much: {shown}"
     return message

@@ -15,12 +15,17 @@ import numpy as np
 from .live import Picture
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # Okabe & Ito, Color Universal Design, 2008; in the order that the live chart uses too.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 SIZE = (6.4, 3.4)  # inches, at DPI about as large as the live chart
+WIDE = (9.6, 3.4)
 DPI = 100
+MOST_TICKS = 16
+PARTS = (("compute", "#0072B2"), ("communication", "#D55E00"), ("waiting", "#BBBBBB"))
+"""Where a rank's time goes."""
 
 
 def figure(picture: Picture) -> Figure:
@@ -28,8 +33,13 @@ def figure(picture: Picture) -> Figure:
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter
 
-    drawing = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
-    axes = drawing.add_subplot()
+    if picture.has_breakdown:
+        drawing = Figure(figsize=WIDE, dpi=DPI, layout="constrained")
+        axes, beside = drawing.subplots(1, 2, width_ratios=(3, 2))
+        _draw_breakdown(beside, picture)
+    else:
+        drawing = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
+        axes = drawing.add_subplot()
     colours: dict[str, str] = {}
     faintness = max(0.08, 0.5 / max(1, sum(curve.kind == "faint" for curve in picture.curves)) ** 0.5)
     for curve in picture.curves:
@@ -63,6 +73,24 @@ def figure(picture: Picture) -> Figure:
     if colours:
         axes.legend(frameon=False, fontsize=8)
     return drawing
+
+
+def _draw_breakdown(axes: Axes, picture: Picture) -> None:
+    """A bar for every rank: the milliseconds of a step, by what they went to."""
+    ranks = sorted(picture.spent)
+    left = np.zeros(len(ranks))
+    for name, colour in PARTS:
+        each = [getattr(picture.spent[rank], name) / max(1, picture.spent[rank].steps) * 1e3 for rank in ranks]
+        axes.barh(ranks, each, left=left, color=colour, label=name, height=0.7)
+        left += each
+    axes.set_yticks(ranks if len(ranks) <= MOST_TICKS else [])
+    axes.invert_yaxis()
+    axes.set_ylabel("rank")
+    axes.set_xlabel("ms a step")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(
+        frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderpad=0, columnspacing=1
+    )
 
 
 def _plain_tick(value: float, position: int | None = None) -> str:

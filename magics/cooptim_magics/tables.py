@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
-from cooptim_lab.speedup import Row
+from cooptim_lab.runs.events import Spent
+from cooptim_lab.speedup import Row, karp_flatt
+from cooptim_lab.training.costs import Calibration, CostRow, Link
 
 if TYPE_CHECKING:
     from .live import Picture
@@ -73,8 +75,62 @@ def rows_table(rows: Sequence[Row]) -> Cells:
     return cells
 
 
+def spent_table(spent: Mapping[int, Spent]) -> Cells:
+    """Where the time of every rank went, per step."""
+    cells = [["rank", "steps", "ms a step", "computing", "communicating", "waiting", "kB sent a step"]]
+    for rank, one in sorted(spent.items()):
+        total, steps = one.compute + one.communication + one.waiting, max(1, one.steps)
+        shares = [percent(part / total if total else 0) for part in (one.compute, one.communication, one.waiting)]
+        cells.append(
+            [str(rank), f"{one.steps:,}", f"{total / steps * 1e3:.2f}", *shares, f"{one.sent / steps / 1e3:.1f}"]
+        )
+    return cells
+
+
+def spent_verdict(spent: Mapping[int, Spent]) -> str:
+    """What keeps the ranks from being as many times faster, and how serial that makes the run."""
+    if len(spent) < 2:
+        return ""
+    parts = {"communicating": "communication", "waiting for other ranks": "waiting"}
+    total = sum(one.compute + one.communication + one.waiting for one in spent.values())
+    shares = {words: sum(getattr(one, name) for one in spent.values()) / total for words, name in parts.items()}
+    busy = 1 - sum(shares.values())
+    words = max(shares, key=lambda name: shares[name])
+    said = f"{percent(busy)} of the ranks' time is computing; most of the rest is {words} ({percent(shares[words])})."
+    if busy * len(spent) <= 1:
+        return f"{said} All {len(spent)} together compute no more in a second than one alone."
+    return f"{said} Serial fraction (Karp and Flatt) so: {karp_flatt(busy * len(spent), len(spent)):.3f}"
+
+
+def costs_table(rows: Sequence[CostRow]) -> Cells:
+    """What a step costs by each way: predicted beside measured."""
+    cells = [["way", "workers", "predicted ms", "measured ms", "range", "off by", "of it exchange"]]
+    for row in rows:
+        spread = f"{1e3 * row.low:.3g} – {1e3 * row.high:.3g}"
+        times = [f"{1e3 * row.predicted:.2f}", f"{1e3 * row.measured:.2f}", spread]
+        off = f"{100 * row.off:+.0f} %".replace("-", "−")
+        cells.append([row.way, str(row.workers), *times, off, percent(row.exchange / row.predicted)])
+    return cells
+
+
+def cost_notes(links: Calibration | None) -> list[str]:
+    """What the predictions were reckoned with."""
+    if links is None:
+        return []
+    named = {"inside a host": links.local, "between hosts": links.between}
+    return [_link(where, link) for where, link in named.items() if link is not None]
+
+
+def _link(where: str, link: Link) -> str:
+    rates = f"β = {link.beta / 1e6:,.4g} MB/s, {link.both / 1e6:,.4g} each way while both are in use"
+    return f"{where}: α = {1e6 * link.alpha:.3g} µs, {rates}"
+
+
 def picture_table(picture: Picture) -> Table:
     """The measured rows of a picture, with every doubt under them."""
+    if picture.costs:
+        doubts = [f"⚠ {note}" for note in dict.fromkeys(picture.notes)]
+        return Table(picture.table, [*cost_notes(picture.links), *picture.remarks, *doubts])
     return Table(picture.table, row_notes(list(picture.rows.values()), picture.notes))
 
 

@@ -1,29 +1,36 @@
-"""Synchronous sharded training is one process that takes the union of the ranks' parts at every step. In float64.
+"""Identities of sharded training on any number of ranks; run under mpiexec, every rank asserts. In float64.
 
-Run under mpiexec on any number of ranks; every rank asserts.
+Synchronous training is one process that takes the union of the ranks' parts at every step, BatchNorm included;
+`ordered` is one process that plays all ranks, bit for bit; local SGD that meets at every step is synchronous SGD. A
+breakage beside each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from mpi4py import MPI
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cooptim_lab.training.aggregate import AGGREGATORS
+from cooptim_lab.training.aggregate import AGGREGATORS, Replica, Settings, make_aggregator
+from cooptim_lab.training.aggregate.synchronous import AllReduce, add_in_order
+from cooptim_lab.training.batchnorm import share_batchnorm
 from cooptim_lab.training.loop import plain_step
-from cooptim_lab.training.shards import SharedBatch, shard, shard_batches
+from cooptim_lab.training.shards import SharedBatch, deal, shard_batches
+from cooptim_lab.training.timeline import Timeline
 
 ROWS, BATCH, EPOCHS, SEED, TOLERANCE = 47, 10, 24, 3, 1e-12  # 5 steps an epoch, and no M divides the rows
+SYNCHRONOUS = ("server", "allreduce", "ordered")
 comm = MPI.COMM_WORLD
 rank, size = comm.Get_rank(), comm.Get_size()
 torch.set_num_threads(1)
 
 x = torch.randn(ROWS, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 y = (x[:, 0] > x[:, 1]).long()
-own = slice(shard(ROWS, size, rank).start, shard(ROWS, size, rank).stop)
+every = torch.arange(ROWS, dtype=torch.int32)
 
 
 def network() -> nn.Module:
@@ -31,61 +38,187 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Linear(6, 7), nn.Tanh(), nn.Linear(7, 2)).double()
 
 
-def sgd(model: nn.Module) -> torch.optim.Optimizer:
-    return torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+def normed() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 7), nn.BatchNorm1d(7), nn.Tanh(), nn.Linear(7, 2)).double()
+
+
+def momentum(parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
+
+
+def plain(parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, lr=0.1)
 
 
 def flat(model: nn.Module) -> Tensor:
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
-def sharded(name: str, weight: Callable[[SharedBatch], float]) -> tuple[Tensor, Tensor]:
+def deals(skew: float):
+    labels = y.numpy() if skew else None
+    return [deal(every, size, r, "shuffle", SEED, labels, skew) for r in range(size)]
+
+
+class Plain:
+    """A user's own way."""
+
+    def aggregate(self, comm, gradient) -> None:
+        gradient[:] = sum(comm.allgather(gradient))
+
+
+def sharded(
+    way,
+    weight: Callable[[SharedBatch], float] = lambda part: part.weight,
+    *,
+    make=network,
+    optimizer=momentum,
+    skew: float = 0.0,
+    buckets: int = 1,
+    share: bool = True,
+    **settings,
+) -> tuple[Tensor, Tensor]:
     """Weights after training over all ranks, and the loss of every step."""
-    model, losses = network(), []
-    aggregator = AGGREGATORS[name](comm, model, sgd(model))
+    model, losses = make(), []
+    is_normed = share and make is normed
+    if is_normed:
+        share_batchnorm(model, comm)
+    aggregator = make_aggregator(way, comm, Replica(model, optimizer), Settings(**settings), Timeline(comm))
+    if isinstance(aggregator, AllReduce):
+        aggregator.use_buckets(buckets)
+    everyone = deals(skew)
+    sizes, own = [len(each.rows) for each in everyone], everyone[rank].rows
     for epoch in range(EPOCHS):
-        for part in shard_batches(ROWS, size, rank, BATCH, SEED, epoch):
-            rows = part.rows
-            loss = (lambda r=rows: functional.cross_entropy(model(x[own][r]), y[own][r])) if len(rows) else None
-            losses.append(aggregator.step(loss, weight(part), False)[0])
-    return flat(model), torch.stack(losses)
+        for part in shard_batches(sizes, rank, BATCH, SEED, epoch):
+            rows = own[part.rows]
+
+            def loss(rows=rows) -> Tensor:
+                outputs = model(x[rows])
+                return functional.cross_entropy(outputs, y[rows]) if len(rows) else outputs.sum() * 0
+
+            outcome = aggregator.step(loss if len(rows) or is_normed else None, weight(part), False)
+            losses.append(outcome.losses)
+    losses.append(aggregator.settle())
+    aggregator.close()
+    return flat(model), torch.cat(losses, 1)[0]
 
 
-def alone() -> tuple[Tensor, Tensor]:
+def parts_of_steps(skew: float = 0.0) -> list[tuple[list[Tensor], list[float]]]:
+    """For every step, the rows and the weight of every rank."""
+    everyone = deals(skew)
+    sizes = [len(each.rows) for each in everyone]
+    steps = []
+    for epoch in range(EPOCHS):
+        parts = [shard_batches(sizes, r, BATCH, SEED, epoch) for r in range(size)]
+        for step in zip(*parts, strict=True):
+            rows = [everyone[r].rows[part.rows] for r, part in enumerate(step)]
+            steps.append((rows, [part.weight for part in step]))
+    return steps
+
+
+def alone(make=network, skew: float = 0.0) -> tuple[Tensor, Tensor]:
     """The same of one process that takes, at every step, what all ranks together take."""
-    model, losses = network(), []
-    step = plain_step(model, sgd(model), functional.cross_entropy, x, y)
-    for epoch in range(EPOCHS):
-        everyone = [shard_batches(ROWS, size, r, BATCH, SEED, epoch) for r in range(size)]
-        for parts in zip(*everyone, strict=True):
-            losses.append(step(torch.cat([part.rows + shard(ROWS, size, r).start for r, part in enumerate(parts)])))
+    model, losses = make(), []
+    step = plain_step(model, momentum(model.parameters()), functional.cross_entropy, x, y)
+    for rows, _ in parts_of_steps(skew):
+        losses.append(step(torch.cat(rows)))
     return flat(model), torch.cat(losses)
+
+
+def in_turn(*, backwards: bool = False) -> Tensor:
+    """One process that plays all ranks in turn, and adds in their order (or from the last to the first)."""
+    replicas = [Replica(network(), momentum) for _ in range(size)]
+    for rows, weights in parts_of_steps():
+        for replica, own, weight in zip(replicas, rows, weights, strict=True):
+            loss = (lambda m=replica.model, r=own: functional.cross_entropy(m(x[r]), y[r])) if len(own) else None
+            replica.backward(loss, weight)
+        total = torch.empty_like(replicas[0].gradient)
+        parts = [replica.gradient for replica in replicas]
+        add_in_order(parts[::-1] if backwards else parts, total)
+        for replica in replicas:
+            replica.gradient.copy_(total)
+            replica.step()
+    return flat(replicas[0].model)
 
 
 def distance(a: Tensor, b: Tensor) -> float:
     return float((a - b).abs().max() / b.abs().max())
 
 
+def same_everywhere(weights: Tensor) -> bool:
+    return all(torch.equal(each, weights) for each in comm.allgather(weights))
+
+
 expected, expected_losses = alone()
 assert len(expected_losses) >= 100
-trained = {}
-for name in AGGREGATORS:
-    trained[name], losses = sharded(name, lambda part: part.weight)
-    assert distance(trained[name], expected) < TOLERANCE, (name, distance(trained[name], expected))
-    assert distance(losses, expected_losses) < TOLERANCE, name
-    everyones = comm.allgather(trained[name])
-    assert all(torch.equal(each, trained[name]) for each in everyones), f"{name}: the ranks do not agree"
-assert distance(trained["server"], trained["allreduce"]) < TOLERANCE
+ways = [(way, {}) for way in (*SYNCHRONOUS, Plain)] + [("allreduce", {"buckets": 3})]
+for way, how in ways:
+    trained, losses = sharded(way, **how)
+    assert distance(trained, expected) < TOLERANCE, (way, how, distance(trained, expected))
+    assert distance(losses, expected_losses) < TOLERANCE, way
+    assert same_everywhere(trained), f"{way}: the ranks do not agree"
+    skewed, _ = sharded(way, skew=1.0, **how)
+    assert distance(skewed, alone(skew=1.0)[0]) < TOLERANCE, (way, "skew")
 
 # Breakage: the plain 1/M, where the parts are not of equal size.
-for name in AGGREGATORS:
-    broken, _ = sharded(name, lambda part: 1 / size)
-    assert distance(broken, expected) > 1e-6, name
+for way in SYNCHRONOUS:
+    broken, _ = sharded(way, lambda part: 1 / size)
+    assert distance(broken, expected) > 1e-6, way
+
+# `ordered` bit for bit; breakage: another order of adding is another number.
+trained, _ = sharded("ordered")
+assert torch.equal(trained, in_turn()), "ordered is not one process that plays all ranks"
+if size > 2:
+    assert not torch.equal(trained, in_turn(backwards=True))
+
+# BatchNorm over all ranks is BatchNorm of one process; breakage: each rank by its own rows.
+expected, _ = alone(normed)
+for way in SYNCHRONOUS:
+    trained, _ = sharded(way, make=normed)
+    # A bias in front of BatchNorm has rounding for a gradient, so its own error does not matter.
+    assert distance(trained, expected) < 1e-10, (way, distance(trained, expected))
+broken, _ = (
+    sharded("allreduce", make=normed, share=False) if min(map(len, parts_of_steps()[0][0])) > 1 else (None, None)
+)
+assert broken is None or distance(broken, expected) > 1e-6
+
+# Local SGD that meets at every step is synchronous SGD; breakages: fewer meetings, an optimizer with a memory.
+synchronous, losses = sharded("allreduce", optimizer=plain)
+local, local_losses = sharded("local", optimizer=plain, sync_every=1)
+assert distance(local, synchronous) < TOLERANCE
+assert distance(local_losses, losses) < TOLERANCE
+assert distance(sharded("local", optimizer=plain, sync_every=3)[0], synchronous) > 1e-6
+diloco, _ = sharded("diloco", optimizer=plain, sync_every=1, outer_lr=1.0, outer_momentum=0.0)
+assert distance(diloco, synchronous) < TOLERANCE
+for way in ("local", "diloco"):
+    trained, losses = sharded(way, sync_every=4)
+    assert same_everywhere(trained), way
+    assert len(losses) == len(expected_losses), way
+
+# `async` loses no step and ends with the same weights everywhere; with a bound of 0 nobody is ahead.
+for staleness in (0, 1, 3):
+    trained, losses = sharded("async", staleness=staleness)
+    assert same_everywhere(trained)
+    assert torch.isfinite(trained).all()
+    assert len(losses) == len(expected_losses)
 
 # Two ranks never disagree on when to stop: the wish travels with the step.
-for name in AGGREGATORS:
+for way in SYNCHRONOUS:
     model = network()
-    aggregator = AGGREGATORS[name](comm, model, sgd(model))
+    aggregator = make_aggregator(way, comm, Replica(model, momentum), Settings(), Timeline(comm))
     for wisher in (None, 0, size - 1):
-        _, stop = aggregator.step(lambda m=model: functional.cross_entropy(m(x), y), 1 / size, rank == wisher)
-        assert stop is (wisher is not None), (name, wisher)
+        outcome = aggregator.step(lambda m=model: functional.cross_entropy(m(x), y), 1 / size, rank == wisher)
+        assert outcome.stop is (wisher is not None), (way, wisher)
+
+# A loss that is not finite on one rank is told of by its rank, on all.
+if size > 1:
+    for way in [each for each in AGGREGATORS if each != "async"]:  # which ends on that rank alone
+        model = network()
+        aggregator = make_aggregator(way, comm, Replica(model, momentum), Settings(sync_every=1), Timeline(comm))
+        given = x * (np.nan if rank == 1 else 1)
+        try:
+            aggregator.step(lambda m=model, g=given: functional.cross_entropy(m(g), y), 1 / size, False)
+        except ValueError as error:
+            assert "rank 1" in str(error), str(error)
+        else:
+            raise AssertionError((way, rank))

@@ -1,4 +1,7 @@
-"""The gradient of the sharded loss is the gradient of the whole, when shards are weighted by their size. In float64."""
+"""The gradient of the sharded loss is the gradient of the whole, when shards are weighted by their size. In float64.
+
+One rank at a time, without MPI; tests/mpi/prog_*.py have the rest.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from cooptim_lab.training.aggregate import AGGREGATORS, Aggregator, Server
+from cooptim_lab.training.aggregate import AGGREGATORS, Replica, Settings, make_aggregator
+from cooptim_lab.training.aggregate.replica import CONTROL
 from cooptim_lab.training.shards import shard
+from cooptim_lab.training.timeline import Timeline
 from tests.support import SoloComm, refused
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -18,13 +23,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 ROWS = 47
 X = torch.randn(ROWS, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 Y = (X[:, 0] > X[:, 1]).long()
-
-
-class Alone(Aggregator):
-    """A rank whose sum is its own part: what it would send stays in `flat`."""
-
-    def exchange(self):
-        pass
+UNEQUAL = [range(30), range(30, 40), range(40, 40), range(40, 47)]
 
 
 def network():
@@ -32,33 +31,31 @@ def network():
     return nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 2)).double()
 
 
-def sgd(model):
-    return torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+def sgd(parameters):
+    return torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
+
+
+def alone(way, model, optimizer=sgd, **settings):
+    """An aggregator of one rank."""
+    return make_aggregator(way, SoloComm(), Replica(model, optimizer), Settings(**settings), Timeline(SoloComm()))
 
 
 def whole():
-    """[gradient..., loss] of all rows in one process."""
+    """The gradient of all rows in one process."""
     model = network()
-    loss = functional.cross_entropy(model(X), Y)
-    loss.backward()
-    return torch.cat([*(p.grad.flatten() for p in model.parameters()), loss.detach().reshape(1)])
+    functional.cross_entropy(model(X), Y).backward()
+    return torch.cat([p.grad.flatten() for p in model.parameters()])
 
 
 def summed(parts, weights):
-    """The same from shards: each rank's flat buffer, added up."""
+    """The same from shards: each rank's weighted gradient, added up."""
     total = 0
     for rows, weight in zip(parts, weights, strict=True):
-        model = network()
-        aggregator = Alone(SoloComm(), model, sgd(model))
-        if len(rows):
-            aggregator.step(lambda m=model, r=rows: functional.cross_entropy(m(X[r]), Y[r]), weight, False)
-        else:
-            aggregator.step(None, weight, False)
-        total = total + aggregator.flat[:-1]
+        replica = Replica(network(), sgd)
+        loss = (lambda m=replica.model, r=rows: functional.cross_entropy(m(X[r]), Y[r])) if len(rows) else None
+        replica.backward(loss, weight)
+        total = total + replica.gradient[:-CONTROL]
     return total
-
-
-UNEQUAL = [range(30), range(30, 40), range(40, 40), range(40, 47)]
 
 
 @pytest.mark.parametrize("parts", [UNEQUAL, *([shard(ROWS, m, r) for r in range(m)] for m in (1, 2, 4, 47))])
@@ -72,47 +69,130 @@ def test_breakage_plain_one_over_m_is_wrong_for_unequal_shards():
     assert error / whole().abs().max() > 0.05
 
 
-def test_one_rank_with_a_server_is_the_plain_loop():
+@pytest.mark.parametrize("way", AGGREGATORS)
+@pytest.mark.parametrize("optimizer", [sgd, torch.optim.Adam, torch.optim.Adafactor], ids=["sgd", "adam", "adafactor"])
+def test_one_rank_is_the_plain_loop(way, optimizer):
     model, plain = network(), network()
-    server, optimizer = Server(SoloComm(), model, sgd(model)), sgd(plain)
+    aggregator = alone(way, model, optimizer, sync_every=1, outer_lr=1.0, outer_momentum=0.0)
+    theirs = optimizer(plain.parameters())
     for _ in range(30):
-        value, _ = server.step(lambda: functional.cross_entropy(model(X), Y), 1.0, False)
-        optimizer.zero_grad()
+        outcome = aggregator.step(lambda: functional.cross_entropy(model(X), Y), 1.0, False)
+        theirs.zero_grad()
         loss = functional.cross_entropy(plain(X), Y)
         loss.backward()
-        optimizer.step()
-        assert abs(float(value) - loss.item()) < 1e-14
+        theirs.step()
+        assert abs(outcome.losses.item() - loss.item()) < 1e-14
+    assert all((a - b).abs().max() < 1e-13 for a, b in zip(model.parameters(), plain.parameters(), strict=True))
+
+
+def test_settings_by_parameter_are_kept():
+    """An optimizer that treats groups of parameters differently is not given them as one."""
+    model, plain = network(), network()
+
+    def decaying(parameters):
+        parameters = list(parameters)
+        groups = [
+            {"params": [p for p in parameters if p.dim() > 1]},
+            {"params": [p for p in parameters if p.dim() == 1]},
+        ]
+        return torch.optim.SGD([{**groups[0], "weight_decay": 0.5}, groups[1]], lr=0.1)
+
+    aggregator, theirs = alone("allreduce", model, decaying), decaying(plain.parameters())
+    for _ in range(5):
+        aggregator.step(lambda: functional.cross_entropy(model(X), Y), 1.0, False)
+        theirs.zero_grad()
+        functional.cross_entropy(plain(X), Y).backward()
+        theirs.step()
     assert all((a - b).abs().max() < 1e-14 for a, b in zip(model.parameters(), plain.parameters(), strict=True))
 
 
-def test_the_wish_to_stop_travels_with_the_step():
+@pytest.mark.parametrize("way", ["server", "allreduce", "ordered"])
+def test_the_wish_to_stop_travels_with_the_step(way):
     model = network()
-    server = Server(SoloComm(), model, sgd(model))
-    loss = functional.cross_entropy
-    assert [server.step(lambda: loss(model(X), Y), 1.0, wish)[1] for wish in (False, True, False)] == [
-        False,
-        True,
-        False,
-    ]
+    aggregator = alone(way, model)
+    wishes = (False, True, False)
+    heard = [aggregator.step(lambda: functional.cross_entropy(model(X), Y), 1.0, wish).stop for wish in wishes]
+    assert heard == [False, True, False]
 
 
 def test_frozen_parameters_are_neither_sent_nor_changed():
     model = network()
     model[0].weight.requires_grad_(False)
     before = copy.deepcopy(model)
-    server = Server(SoloComm(), model, torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1))
-    assert server.count == 5 + 10 + 2
+    server = alone("server", model)
+    assert server.replica.count == 5 + 10 + 2
     server.step(lambda: functional.cross_entropy(model(X), Y), 1.0, False)
     assert torch.equal(model[0].weight, before[0].weight)
     assert not torch.equal(model[2].weight, before[2].weight)
 
 
-@pytest.mark.parametrize("kind", AGGREGATORS.values(), ids=AGGREGATORS)
 @pytest.mark.parametrize(
     ("types", "said"),
     [((torch.float32, torch.float64), "float32, float64"), ((torch.bfloat16,) * 2, "bfloat16")],
 )
-def test_numbers_that_mpi_does_not_add_are_refused(kind, types, said):
-    model = nn.Sequential(*(nn.Linear(2, 2, dtype=each) for each in types))
+def test_numbers_that_mpi_does_not_add_are_refused(types, said):
     with refused(said, "all the same"):
-        kind(SoloComm(), model, sgd(model))
+        Replica(nn.Sequential(*(nn.Linear(2, 2, dtype=each) for each in types)), sgd)
+
+
+@pytest.mark.parametrize("way", AGGREGATORS)
+def test_a_loss_that_is_not_finite_is_refused(way):
+    model = network()
+    with refused("not finite" if way == "async" else "no longer finite", "learning rate"):
+        alone(way, model, sync_every=1).step(lambda: functional.cross_entropy(model(X * float("inf")), Y), 1.0, False)
+
+
+def test_diloco_is_local_where_the_outer_step_is_the_mean_itself():
+    """Identity with one rank: the outer step goes where the inner ones went; its breakage is momentum."""
+
+    def trained(way, **settings):
+        model = network()
+        aggregator = alone(way, model, sync_every=3, **settings)
+        for _ in range(12):
+            aggregator.step(lambda: functional.cross_entropy(model(X), Y), 1.0, False)
+        return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+    local = trained("local")
+    assert (trained("diloco", outer_lr=1.0, outer_momentum=0.0) - local).abs().max() < 1e-14
+    assert (trained("diloco", outer_lr=0.7, outer_momentum=0.9) - local).abs().max() > 1e-3
+
+
+def test_the_outer_step_is_torchs_own():
+    model = network()
+    aggregator = alone("diloco", model, sync_every=2, outer_lr=0.5, outer_momentum=0.8)
+    outer = torch.nn.Parameter(aggregator.replica.weights[: aggregator.replica.count].detach().clone())
+    theirs = torch.optim.SGD([outer], lr=0.5, momentum=0.8, nesterov=True)
+    inner = copy.deepcopy(model)
+    optimizer = sgd(inner.parameters())
+    for step in range(8):
+        aggregator.step(lambda: functional.cross_entropy(model(X), Y), 1.0, False)
+        optimizer.zero_grad()
+        functional.cross_entropy(inner(X), Y).backward()
+        optimizer.step()
+        if step % 2:
+            outer.grad = outer.detach() - nn.utils.parameters_to_vector(inner.parameters()).detach()
+            theirs.step()
+            nn.utils.vector_to_parameters(outer.detach().clone(), inner.parameters())
+    found = nn.utils.parameters_to_vector(model.parameters())
+    assert (found - outer).abs().max() < 1e-13
+
+
+class Doubled:
+    """A user's own way."""
+
+    def aggregate(self, comm, gradient):
+        gradient *= 2
+
+
+class Returns:
+    def aggregate(self, comm, gradient):
+        return gradient
+
+
+def test_a_users_own_way():
+    model, plain = network(), network()
+    alone(Doubled, model).step(lambda: functional.cross_entropy(model(X), Y), 1.0, False)
+    alone("allreduce", plain).step(lambda: 2 * functional.cross_entropy(plain(X), Y), 1.0, False)
+    assert all((a - b).abs().max() < 1e-14 for a, b in zip(model.parameters(), plain.parameters(), strict=True))
+    with refused("Returns.aggregate returned a ndarray", "in place"):
+        alone(Returns, model).step(lambda: functional.cross_entropy(model(X), Y), 1.0, False)

@@ -8,6 +8,8 @@ import json
 import pytest
 
 from cooptim_lab.runs.events import (
+    Calibrated,
+    Costed,
     Ended,
     Event,
     Measured,
@@ -16,6 +18,8 @@ from cooptim_lab.runs.events import (
     Phase,
     Points,
     Progress,
+    Resumed,
+    Spent,
     Started,
     decode,
     encode,
@@ -30,6 +34,10 @@ EVENTS = [
     Note(rank=0, text='zwei Zeilen\nand a quotation mark: "'),
     Output(rank=1, stream="stderr", text="Σ θ_i\n"),
     Measured(row={"way": "sharded", "seconds": 0.25, "spread": [0.2, 0.3], "gain": None}),
+    Calibrated(links={"local": {"alpha": 1e-6, "beta": 1e9, "both": 1e9}, "between": None, "gamma": 1e-11, "cpus": 2}),
+    Costed(row={"way": "server", "workers": 2, "predicted": 0.1, "measured": 0.11}),
+    Spent(rank=1, steps=40, compute=0.25, communication=0.1, waiting=0.02, sent=1024),
+    Resumed(rank=0, step=115, epoch=2.5),
     Ended(state="done", summary={"metric": 0.97}),
     Ended(state="failed", message="rank 1 on here: died", traceback="Traceback ...\n"),
 ]

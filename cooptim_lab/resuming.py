@@ -1,0 +1,139 @@
+"""Runs that outlive what carries them: a lost rank, a killed kernel.
+
+A run with checkpoints keeps its task beside its record. When a rank is lost, the run goes on from the newest checkpoint
+by itself, as often as `retries` says; when the kernel went away, another takes it up (`reopen`). A lock, which the
+system takes away with the process that holds it, sees to it that only one kernel carries a run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import InputError, LabError, PoolError, RankFailure
+from .ranks.job import is_of_mpi
+from .ranks.parcel import dumps
+from .runs import store
+from .runs.events import Ended, Note, Resumed
+from .runs.run import Run
+from .task import Task
+from .training.spec import WAYS, Spec
+
+if TYPE_CHECKING:
+    from .training.sharded import Keeping
+
+Submit = Callable[["Keeping", Callable[[LabError], bool]], None]
+"""Hands the run to the ranks; the second is asked when it has failed, and says whether it goes on all the same."""
+
+
+@dataclass
+class Carrier:
+    """Carries one run with checkpoints, through failures."""
+
+    run: Run[Any]
+    submit: Submit
+    retries: int
+    _lock: Any = None
+    _tried: int = field(default=0)
+
+    def begin(self, task: Task) -> None:
+        """A new run: keep what resuming needs, then start."""
+        self._lock = store.claim(self.run.id)
+        try:
+            store.keep_bytes(self.run.id, store.TASK, dumps(task))
+        except (OSError, InputError) as error:
+            self.run.post(Note(text=f"once this kernel is gone the run cannot be resumed: {error}"))
+        self._start(resume=False)
+
+    def go_on(self, lock: Any) -> None:
+        """A run that `reopen` has opened."""
+        self._lock = lock
+        self._start(resume=True)
+
+    def _start(self, *, resume: bool) -> None:
+        from .training.keeping import Keeping
+
+        self.run.log.listen(self._heed)
+        self._submit = lambda again: self.submit(
+            Keeping(str(store.path(self.run.id, store.CHECKPOINT)), again), self._rescue
+        )
+        self._submit(resume)
+
+    def _rescue(self, error: LabError) -> bool:
+        """On the pool's thread, when the run has failed."""
+        if self._tried >= self.retries or self.run.stop_level or not is_loss(error):
+            return False
+        self._tried += 1
+        has_checkpoint = store.path(self.run.id, store.CHECKPOINT).exists()
+        where = "from the last checkpoint" if has_checkpoint else "from the beginning: there was no checkpoint yet"
+        self.run.post(Note(text=f"{error}; the run goes on {where} (retry {self._tried} of {self.retries})"))
+        if not has_checkpoint:
+            self.run.post(Resumed(step=0, epoch=0.0))
+        self._submit(has_checkpoint)
+        return True
+
+    def _heed(self, event: Any) -> None:
+        if not isinstance(event, Ended) or self._lock is None:
+            return
+        if event.state == "done":
+            with contextlib.suppress(OSError):
+                store.path(self.run.id, store.TASK).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            store.path(self.run.id, store.LOCK).unlink(missing_ok=True)
+        self._lock.close()
+        self._lock = None
+
+
+def is_loss(error: LabError) -> bool:
+    """Whether ranks were lost, rather than that their program raised: that it would do again."""
+    is_dead = isinstance(error, RankFailure) and error.remote_traceback is None
+    return is_dead or is_of_mpi(error) or isinstance(error, PoolError)
+
+
+def reopen(id: str) -> tuple[Run[Any], Task, Spec, Any]:
+    """A run on record that did not come to its end: a handle that goes on with it, its task, its spec, its lock.
+
+    Raises
+    ------
+    InputError
+        When there is no such run, it has come to its end, goes on elsewhere, or left nothing to go on from.
+    """
+    record = store.load(id)
+    if record.state == "done":
+        raise InputError(f"run {id} has come to its end: there is nothing to resume")
+    if not record.options.get("save_every"):
+        raise InputError(f"run {id} made no checkpoints: only runs of sharded with --save-every can be resumed")
+    lock = store.claim(id)
+    try:
+        checkpoint = store.path(id, store.CHECKPOINT)
+        if not checkpoint.exists() and not checkpoint.with_name(checkpoint.name + ".before").exists():
+            raise InputError(f"run {id} ended before its first checkpoint: start it again")
+        task = _open_task(id)
+        kind = WAYS[record.kind]
+        spec = kind(**{name: value for name, value in record.options.items() if name in kind.__dataclass_fields__})
+    except BaseException:
+        lock.close()
+        raise
+    run: Run[Any] = Run(record.kind, record.options, title=record.title, id=id)
+    for event in record.events:
+        if not isinstance(event, Ended):
+            run.log.append(event)
+    return run, task, spec, lock
+
+
+def _open_task(id: str) -> Task:
+    path: Path = store.path(id, store.TASK)
+    try:
+        task = pickle.load(io.BytesIO(path.read_bytes()))
+    except FileNotFoundError:
+        raise InputError(f"the task of run {id} was not kept: it cannot be resumed") from None
+    except Exception as error:
+        raise InputError(f"the task of run {id} cannot be opened: {type(error).__name__}: {error}") from error
+    if not isinstance(task, Task):
+        raise InputError(f"the task of run {id} is damaged: it cannot be resumed")
+    return task

@@ -1,0 +1,81 @@
+"""Scores on rows that nobody trains on, each rank scoring its part."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..task import Task
+from .prepare import Score, check_fit, score
+from .rows import Rows, keep
+
+CHUNK = 4096
+"""Rows that go through the network together."""
+PIECE = 1 << 20
+MOST_NUMBERS = 1 << 20
+"""Outputs that are brought to rank 0 to be scored as one; of more, each rank scores its own, and the mean counts."""
+
+
+class HeldOut:
+    """The held-out rows of a task, a part of them on each rank.
+
+    Parameters
+    ----------
+    rows
+        Of the whole task.
+    held
+        Numbers of the held-out ones.
+    """
+
+    def __init__(self, task: Task, rows: Rows, held: Tensor, comm: Any) -> None:
+        self.task, self.comm, self.count = task, comm, len(held)
+        size, rank = comm.Get_size(), comm.Get_rank()
+        start, end = self.count * rank // size, self.count * (rank + 1) // size
+        self.rows = keep(rows, held[start:end])
+        self._sample = rows.take(held[:4])
+
+    def check(self, model: nn.Module, mine: Rows) -> None:
+        """See that model, loss and labels fit each other (`prepare.check_fit`): those of `mine` and of the held-out."""
+        x, y = self._sample
+        known = [labels for rows in (mine, self.rows) if (labels := rows.labels()) is not None]
+        check_fit(self.task, model, x, y, torch.cat([distinct(labels) for labels in known]) if known else y.flatten())
+
+    def score(self, network: nn.Module) -> Score | None:
+        """Loss and metric over all held-out rows, on rank 0. Collective. The mode of the network comes back."""
+        training = network.training
+        network.eval()
+        try:
+            parts = [self._chunk(network, start) for start in range(0, len(self.rows), CHUNK)]
+        finally:
+            network.train(training)
+        outputs_per_row = parts[0][0][0].numel() if parts else 0
+        numbers = self.count * max(self.comm.allgather(outputs_per_row))
+        if self.task.metric is not None or numbers <= MOST_NUMBERS:
+            mine = tuple(torch.cat(of) for of in zip(*parts, strict=True)) if parts else None
+            every = self.comm.gather(mine, root=0)
+            if every is None:
+                return None
+            outputs, y = (torch.cat(of) for of in zip(*[pair for pair in every if pair is not None], strict=True))
+            return score(self.task, outputs, y)
+        scores = [(len(y), score(self.task, outputs, y)) for outputs, y in parts]
+        everyones = self.comm.gather(scores, root=0)
+        if everyones is None:
+            return None
+        flat = [pair for scores in everyones for pair in scores]
+        loss = sum(n * one.loss for n, one in flat) / self.count
+        metric = sum(n * one.metric for n, one in flat) / self.count
+        return Score(loss, metric, flat[0][1].metric_name)
+
+    def _chunk(self, network: nn.Module, start: int) -> tuple[Tensor, Tensor]:
+        x, y = self.rows.take(torch.arange(start, min(start + CHUNK, len(self.rows))))
+        with torch.no_grad():
+            return network(x), y
+
+
+def distinct(labels: np.ndarray) -> Tensor:
+    """Every label once; in pieces, since sorting all of them would take another copy."""
+    pieces = np.array_split(labels, 1 + len(labels) // PIECE)
+    return torch.from_numpy(np.unique(np.concatenate([np.unique(piece) for piece in pieces])).astype(np.int64))

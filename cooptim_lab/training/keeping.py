@@ -1,0 +1,13 @@
+"""What a program of training is told of its checkpoints. Imports no torch, so that the kernel may."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """Where a run's checkpoints lie (on rank 0's host), and whether it goes on from the newest."""
+
+    path: str
+    resume: bool = False

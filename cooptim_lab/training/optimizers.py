@@ -1,0 +1,26 @@
+"""What is known of torch's optimizers: which may run over many parameters laid end to end, and which in one pass."""
+
+from __future__ import annotations
+
+import torch
+
+ELEMENTWISE_OPTIMIZERS = (
+    torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam, torch.optim.RAdam, torch.optim.Adamax,
+    torch.optim.RMSprop, torch.optim.Adagrad, torch.optim.Adadelta, torch.optim.Rprop, torch.optim.ASGD,
+)  # fmt: skip
+"""They update every number by itself, so that one over parameters laid end to end is one over each."""
+FUSED_OPTIMIZERS = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
+"""Those of them that torch computes in one pass on a CPU."""
+
+
+def is_elementwise(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether it may be given its parameters laid end to end: a user's own kind of a known one may do anything."""
+    return type(optimizer) in ELEMENTWISE_OPTIMIZERS
+
+
+def use_fused(optimizer: torch.optim.Optimizer) -> None:
+    """Let it compute in one pass, where it can and was not told otherwise."""
+    if type(optimizer) in FUSED_OPTIMIZERS:
+        for group in optimizer.param_groups:
+            if group["fused"] is None and not group["foreach"] and not group["differentiable"]:
+                group["fused"] = True

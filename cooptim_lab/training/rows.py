@@ -1,0 +1,372 @@
+"""A task's data read where it is needed: the rows that are asked for, as tensors in the model's dtypes, no others.
+
+Also which rows are held out. What model and loss make of the rows, and which rank trains on which, is not known here.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from ..errors import InputError
+from ..task import Task, check_data
+
+PIECE = 32 << 20
+"""Bytes that are read, converted or checked at a time, and that a mapped file may occupy before its pages go back."""
+KEPT = 32 << 20
+"""Bytes of a mapped file's rows that are kept in memory, where they are no more."""
+WINDOW = 2 << 20
+"""Bytes of a file that Linux may map around the one that was touched: a huge page where its cache holds the file in
+such, as it does after large writes; else 64 KiB."""
+
+
+class Rows(Protocol):
+    """The rows of a task, by number."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """X and y of these rows, in the order asked for: new tensors of shape (len(rows), ...).
+
+        Parameters
+        ----------
+        rows
+            Row numbers, int32 or int64, 1-d; a number may come twice.
+
+        Returns
+        -------
+        x, y
+            x in the model's dtype (int64 where an embedding takes whole numbers), y int64 for whole-number labels, else
+            the model's dtype: as `prepare` gives them.
+
+        Raises
+        ------
+        InputError
+            When a value of X among them is not finite.
+        """
+        ...
+
+    def labels(self) -> np.ndarray | None:
+        """The whole-number labels of all rows, 1-d, without reading X; None where y is something else.
+
+        It may be a view of the data: do not write to it.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Form:
+    """The dtypes in which a model takes its data."""
+
+    floating: torch.dtype
+    takes_integers: bool
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Form:
+        """As its first floating-point parameter, and whether an embedding in it asks for whole numbers."""
+        floating = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
+        return cls(floating, any(isinstance(m, (nn.Embedding, nn.EmbeddingBag)) for m in model.modules()))
+
+    def of_x(self, given_floating: bool) -> torch.dtype:
+        """The dtype of X, by whether it was given as floating-point numbers."""
+        return torch.int64 if self.takes_integers and not given_floating else self.floating
+
+    def of_y(self, given_floating: bool) -> torch.dtype:
+        """The dtype of y, likewise: whole numbers are classes."""
+        return self.floating if given_floating else torch.int64
+
+
+class TensorRows:
+    """Rows of tensors that are in the model's dtypes already."""
+
+    def __init__(self, x: Tensor, y: Tensor) -> None:
+        self._x, self._y = x, y
+
+    def __len__(self) -> int:
+        return len(self._x)
+
+    def take(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        return self._x[rows], self._y[rows]
+
+    def labels(self) -> np.ndarray | None:
+        return whole_labels(self._y)
+
+
+class ArrayRows:
+    """Rows of arrays, tensors or lists. A file that is mapped (np.memmap) is read as far as its rows are taken."""
+
+    def __init__(self, x: Any, y: Any, form: Form) -> None:
+        self._x, self._y, self._form = _Column("X", x), _Column("y", y), form
+
+    def __len__(self) -> int:
+        return len(self._x.values)
+
+    def take(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        wanted = rows.numpy().astype(np.int64)  # numpy would convert int32 anew in every search among them
+        order = np.argsort(wanted, kind="stable")  # neighbours in the file are read together
+        ascending = wanted[order]
+        x = self._x.take(ascending, order, self._form.of_x(self._x.is_floating))
+        check_finite(x)
+        return x, self._y.take(ascending, order, self._form.of_y(self._y.is_floating))
+
+    def labels(self) -> np.ndarray | None:
+        return whole_labels(self._y.values)
+
+    @property
+    def is_mapped(self) -> bool:
+        """Whether X lies in a file that is mapped."""
+        return self._x.is_mapped
+
+
+class DatasetRows:
+    """Rows of a torch Dataset, one item each; row 0 says of which kind they all are."""
+
+    def __init__(self, dataset: Any, form: Form) -> None:
+        check_data((range(len(dataset)), range(len(dataset))))  # that there are two at least
+        self._dataset, self._form = dataset, form
+        self._first_x, self._first_y = self._read([0])
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def take(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        if not len(rows):
+            return self._first_x[:0], self._first_y[:0]
+        x, y = self._read(rows.tolist())
+        return _as_first("X", x, self._first_x), _as_first("y", y, self._first_y)
+
+    def labels(self) -> np.ndarray | None:
+        """From the Dataset's `targets`, where it has them as those of torchvision do; else from its items, in turn."""
+        if whole_labels(self._first_y) is None:
+            return None
+        known = self._targets()
+        if known is None:
+            labels = [read_pairs(self._dataset, [row])[1][0] for row in range(len(self))]  # an X at a time
+            known = _as_first("y", stack("y", labels), self._first_y).numpy()
+        return known
+
+    def _targets(self) -> np.ndarray | None:
+        if getattr(self._dataset, "target_transform", None) is not None:  # the items' labels are others
+            return None
+        try:
+            known = whole_labels(as_numbers("targets", getattr(self._dataset, "targets", None)))
+        except InputError:  # whatever they are, they are not labels
+            return None
+        return known if known is not None and len(known) == len(self) and known[0] == int(self._first_y) else None
+
+    def _read(self, rows: list[int]) -> tuple[Tensor, Tensor]:
+        given_x, given_y = read_pairs(self._dataset, rows)
+        x, y = stack("X", given_x), stack("y", given_y)
+        x, y = x.to(self._form.of_x(x.is_floating_point())), y.to(self._form.of_y(y.is_floating_point()))
+        check_finite(x)
+        return x, y
+
+
+def open_rows(task: Task, model: nn.Module) -> Rows:
+    """The rows of a task's data, for this model; data that is a function is called.
+
+    Raises
+    ------
+    InputError
+        When the data is not (X, y) or a Dataset, or holds something else than numbers.
+    """
+    data, form = open_data(task.data), Form.of(model)
+    return ArrayRows(data[0], data[1], form) if isinstance(data, (tuple, list)) else DatasetRows(data, form)
+
+
+class SomeRows:
+    """Some of other rows, numbered anew."""
+
+    def __init__(self, rows: Rows, which: Tensor) -> None:
+        self._rows, self._which = rows, which
+
+    def __len__(self) -> int:
+        return len(self._which)
+
+    def take(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        return self._rows.take(self._which[rows])
+
+    def labels(self) -> np.ndarray | None:
+        every = self._rows.labels()
+        return None if every is None else every[self._which.numpy()]
+
+
+def keep(rows: Rows, which: Tensor) -> Rows:
+    """`which` of some rows, numbered anew: read now, once; where they lie in a mapped file and are many, as taken."""
+    one = rows.take(which[:1])
+    size = len(which) * sum(part.numel() * part.element_size() for part in one)
+    if isinstance(rows, ArrayRows) and rows.is_mapped and size > KEPT:
+        return SomeRows(rows, which)
+    return TensorRows(*rows.take(which))
+
+
+def hold_out(rows: int, held_out: float, seed: int) -> tuple[Tensor, Tensor]:
+    """The rows to train on, ascending, and the held-out rows, in the order in which `prepare` scores them; int32.
+
+    4 bytes a row is all that it needs at any time, beside the few held-out ones.
+    """
+    training, held = draw_held_out(rows, held_out, seed)
+    training.numpy().sort()  # in place: torch's own sort would make an int64 index as well
+    return training, held.clone()
+
+
+def draw_held_out(rows: int, held_out: float, seed: int) -> tuple[Tensor, Tensor]:
+    """The rows to train on and the held-out rows, both in the order in which they are drawn; at least one of each."""
+    order = torch.randperm(rows, generator=torch.Generator().manual_seed(seed), dtype=torch.int32)
+    held = min(rows - 1, max(1, round(held_out * rows)))
+    return order[held:], order[:held]
+
+
+def open_data(data: Any) -> Any:
+    """(X, y) or a Dataset; a function is called for it."""
+    if callable(data) and not hasattr(data, "__getitem__"):
+        data = data()
+        check_data(data)
+    if type(data) is TensorDataset and len(data.tensors) == 2:
+        check_data(data.tensors)
+        return data.tensors
+    return data
+
+
+def read_pairs(dataset: Any, rows: Iterable[int]) -> tuple[list[Any], list[Any]]:
+    """X and y of a Dataset's items, as they are."""
+    items = [dataset[row] for row in rows]
+    for item in items:
+        if not isinstance(item, (tuple, list)) or len(item) != 2:
+            raise InputError(f"the Dataset gives a {type(item).__name__} for a row: it must give (x, label)")
+    return [item[0] for item in items], [item[1] for item in items]
+
+
+def stack(name: str, parts: list[Any]) -> Tensor:
+    """One tensor of what a Dataset's items are made of."""
+    try:
+        return torch.stack([torch.as_tensor(part) for part in parts]).detach().cpu()
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise InputError(f"the {name} of the Dataset's rows cannot be stacked: {first_line(error)}") from None
+
+
+def as_numbers(name: str, part: Any) -> Tensor | np.ndarray:
+    """A tensor without its gradient or an array, not copied where it is one already."""
+    if isinstance(part, Tensor):
+        return part.detach().cpu()
+    try:
+        array = np.asarray(part)
+    except ValueError:
+        raise InputError(f"the rows of {name} have different lengths: pad them to one") from None
+    if array.dtype.kind not in "biuf":
+        raise InputError(f"{name} holds {array.dtype} values: give numbers (labels as whole numbers from 0)")
+    return array
+
+
+def as_tensor(name: str, part: Any) -> Tensor:
+    """A tensor of all of it."""
+    numbers = as_numbers(name, part)
+    if isinstance(numbers, Tensor):
+        return numbers
+    # A copy, so that a read-only or oddly ordered array is fine and the user's own is never written to.
+    return torch.from_numpy(np.array(numbers, dtype=numbers.dtype.newbyteorder("="), order="C"))
+
+
+def check_finite(x: Tensor) -> None:
+    """Refuse values that no training survives.
+
+    Raises
+    ------
+    InputError
+    """
+    if not x.is_floating_point() or not x.numel():
+        return
+    # In pieces: torch makes several tensors of x's size on the way.
+    pieces = x.split(max(1, PIECE // (x[0].numel() * x.element_size())))
+    bad = sum(int((~torch.isfinite(piece)).sum()) for piece in pieces)
+    if bad:
+        raise InputError(f"X has {bad} values that are not finite: clean or fill them first")
+
+
+def whole_labels(y: Tensor | np.ndarray) -> np.ndarray | None:
+    """y as an array where it is one whole number a row, else None."""
+    if y.ndim != 1:
+        return None
+    if isinstance(y, Tensor):
+        return None if y.is_floating_point() else y.numpy()
+    return None if y.dtype.kind == "f" else y
+
+
+def first_line(error: BaseException) -> str:
+    """The kind of an error and the first line that it says."""
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0] if text else 'no message'}"
+
+
+class _Column:
+    """X or y as it was given: rows of it are converted when they are taken."""
+
+    def __init__(self, name: str, part: Any) -> None:
+        self.values = as_numbers(name, part)
+        self.is_floating = (
+            self.values.is_floating_point() if isinstance(self.values, Tensor) else self.values.dtype.kind == "f"
+        )
+        self._row_bytes = self.values.itemsize * int(np.prod(self.values.shape[1:]))
+        self._mapping = _mapping_to_give_back(part)
+        self.is_mapped = self._mapping is not None
+        # Of a mapped file also what the system maps around a row, however little is read of it.
+        self._touched_by_one = max(1, self._row_bytes + (WINDOW if self._mapping is not None else 0))
+        self._touched = 0
+
+    def take(self, rows: np.ndarray, places: np.ndarray, dtype: torch.dtype) -> Tensor:
+        """Rows in ascending order, each put where it is wanted in the result."""
+        taken = torch.empty((len(rows), *self.values.shape[1:]), dtype=dtype)
+        for piece in self._pieces(rows):
+            taken[torch.from_numpy(places[piece])] = self._read(rows[piece]).to(dtype)
+            self._give_back(rows[piece])
+        return taken
+
+    def _read(self, rows: np.ndarray) -> Tensor:
+        if isinstance(self.values, Tensor):
+            return self.values[torch.from_numpy(rows)]
+        found = self.values[rows]
+        return torch.from_numpy(np.ascontiguousarray(found, dtype=found.dtype.newbyteorder("=")))
+
+    def _pieces(self, rows: np.ndarray) -> Iterator[slice]:
+        """Parts of ascending rows, each of which touches about PIECE at most, or is one row."""
+        start = 0
+        while start < len(rows):
+            near = int(np.searchsorted(rows, int(rows[start]) + PIECE // max(1, self._row_bytes)))
+            end = min(len(rows), max(near, start + PIECE // self._touched_by_one, start + 1))
+            yield slice(start, end)
+            start = end
+
+    def _give_back(self, rows: np.ndarray) -> None:
+        """Drop the pages of a mapped file from this process whenever PIECE was touched: it may be larger than memory.
+
+        They stay in the system's cache as long as there is room.
+        """
+        if self._mapping is None:
+            return
+        between = (int(rows[-1]) - int(rows[0])) * self._row_bytes  # rows that lie close together share what they touch
+        self._touched += min(between + self._touched_by_one, len(rows) * self._touched_by_one)
+        if self._touched >= PIECE:
+            self._mapping.madvise(mmap.MADV_DONTNEED)
+            self._touched = 0
+
+
+def _mapping_to_give_back(part: Any) -> mmap.mmap | None:
+    mapping = getattr(part, "_mmap", None) if isinstance(part, np.memmap) else None
+    # Never of a copy-on-write map ("c"): the pages that were written to would be lost.
+    if mapping is None or part.mode not in ("r", "r+", "w+") or not hasattr(mmap, "MADV_DONTNEED"):
+        return None
+    return mapping if len(mapping) > PIECE else None
+
+
+def _as_first(name: str, part: Tensor, first: Tensor) -> Tensor:
+    """In the dtype of row 0, so that every batch has the same."""
+    if part.dtype != first.dtype and not first.is_floating_point():
+        raise InputError(f"the Dataset gives whole numbers as {name} of row 0 but not of all rows: give floats for all")
+    return part.to(first.dtype)

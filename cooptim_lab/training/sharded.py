@@ -1,0 +1,348 @@
+"""The program of the way `sharded`: min_w 1/M Σ L(θ_i, y_i), the rows dealt over M ranks, the same network on each."""
+
+from __future__ import annotations
+
+import math
+import socket
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError
+from ..runs.events import Note, Resumed, Spent
+from ..runs.result import Result
+from ..task import Task
+from . import checkpoint
+from .aggregate import Aggregator, Replica, Settings, make_aggregator
+from .aggregate.synchronous import AllReduce, Synchronous
+from .batchnorm import average_buffers, has_batchnorm, share_batchnorm
+from .compression import make_compression
+from .context import Context
+from .held_out import HeldOut
+from .keeping import Keeping
+from .loop import Clock, fit
+from .prepare import build_model, build_optimizer, loss_of
+from .reporting import make_recorder, make_result, report_score
+from .rows import Rows, hold_out, keep, open_rows
+from .seeds import derive
+from .shards import Deal, SharedBatch, deal, shard_batches
+from .spec import Sharded, read_compress
+from .timeline import Share, Timeline
+from .waiting import complete
+
+TRAINING = "training loss"
+WARM_UP_STEPS = 5
+OVERLAP_BYTES = 1 << 20
+"""A bucket of the gradient is no smaller: below, starting another call costs more than it hides."""
+MOST_BUCKETS = 8
+TRIALS = 5
+
+
+def train_sharded(context: Context, task: Task, spec: Sharded, keeping: Keeping | None = None) -> Result | None:
+    """The rows dealt over the ranks; the same network on each; what they learn aggregated as `spec.aggregate` says."""
+    work = _Work(context, task, spec, keeping)
+    work.prepare()
+    result = work.train()
+    work.aggregator.close()
+    return result
+
+
+@dataclass
+class _Work:
+    """What one rank does of it."""
+
+    context: Context
+    task: Task
+    spec: Sharded
+    keeping: Keeping | None
+    clock: Clock = field(default_factory=Clock)
+    rows: Rows = field(init=False)
+    held: HeldOut = field(init=False)
+    deal: Deal = field(init=False)
+    replica: Replica = field(init=False)
+    aggregator: Aggregator = field(init=False)
+    timeline: Timeline = field(init=False)
+    _loss: Any = None
+    _shares_batchnorm: bool = False
+    _agreed_to_stop: bool = False
+    _buckets: int = 1
+    _done: int = 0
+    _saved: int = 0
+    _hosts: list[str] = field(default_factory=list)
+
+    @property
+    def comm(self) -> Any:
+        return self.context.comm
+
+    @property
+    def per_epoch(self) -> int:
+        """Steps of an epoch."""
+        return math.ceil(sum(self.deal.sizes) / self.spec.batch)
+
+    def prepare(self) -> None:
+        """Read this rank's rows, see that all fits, warm up, build."""
+        spec, context = self.spec, self.context
+        if spec.aggregate == "ordered":
+            torch.set_num_threads(1)
+        probe = build_model(self.task.model, spec.seed)
+        every = open_rows(self.task, probe)
+        trained, held = hold_out(len(every), self.task.held_out, self.task.seed)
+        labels = every.labels() if spec.deals_by_class else None
+        self.deal = deal(trained, context.size, context.rank, spec.shards, spec.seed, labels, spec.skew)
+        self.rows = keep(every, self.deal.rows)
+        self.held = HeldOut(self.task, every, held, self.comm)
+        self._loss = loss_of(self.task, self.rows.take(torch.zeros(1, dtype=torch.int64))[1])
+        self.held.check(probe, self.rows)
+        self._see_same(probe)
+        self._hosts = self.comm.allgather(socket.gethostname())
+        is_synchronous = not isinstance(spec.aggregate, str) or spec.aggregate in ("server", "allreduce", "ordered")
+        self._shares_batchnorm = is_synchronous and context.size > 1 and has_batchnorm(probe)
+        self._say_what_differs(probe, is_synchronous)
+        with torch.random.fork_rng():
+            self._warm_up()
+        self.timeline = Timeline(self.comm)
+        self._build(self.timeline)
+
+    def train(self) -> Result | None:
+        """From the first step, or from where a checkpoint is, to the result (on rank 0)."""
+        spec, context = self.spec, self.context
+        torch.manual_seed(derive(spec.seed, context.rank))
+        if self.keeping is not None and self.keeping.resume:
+            self._resume(Path(self.keeping.path))
+        rows = sum(self.deal.sizes)
+        recorder = make_recorder(context, [TRAINING], rows, spec, muted=not context.is_root, done=self._done)
+        self.comm.Barrier()
+        self.clock.resume()
+        self.timeline.restart()
+        finished = fit(
+            self.step,
+            self.epoch_batches,
+            spec.epochs,
+            recorder=recorder,
+            clock=self.clock,
+            stopping=lambda: self._agreed_to_stop,
+            end_epoch=self._end_epoch,
+            start=divmod(self._done, self.per_epoch),
+        )
+        if not finished and spec.save_every and self.aggregator.can_save():
+            with self.clock.paused(), self.timeline.paused():
+                self._save()
+        recorder.add(self.aggregator.settle())
+        recorder.flush()
+        seconds = max(self.comm.allgather(self.clock.stop()))
+        self._tell(self.timeline.share())
+        average_buffers(self.replica.model, self.comm)
+        network = build_model(self.task.model, spec.seed)
+        network.load_state_dict(self.replica.model.state_dict())
+        score = self.held.score(network)
+        if score is None:
+            return None
+        way = spec.aggregate if isinstance(spec.aggregate, str) else spec.aggregate.__name__
+        return make_result(
+            context, self.task, spec, network, score, seconds, recorder.steps, finished,
+            engine=way + (f", {self._buckets} buckets" if self._buckets > 1 else ""), breakdown=self._breakdown(),
+            staleness=self.aggregator.staleness
+        )  # fmt: skip
+
+    def step(self, part: SharedBatch) -> Tensor:
+        """One step of this rank, with the others as the aggregator has it."""
+        return self._step(self.aggregator, part)
+
+    def epoch_batches(self, epoch: int) -> Sequence[SharedBatch]:
+        return shard_batches(self.deal.sizes, self.context.rank, self.spec.batch, self.spec.seed, epoch)
+
+    # Before.
+
+    def _build(self, timeline: Timeline) -> None:
+        spec = self.spec
+        model = build_model(self.task.model, spec.seed)
+        if self._shares_batchnorm:
+            model = share_batchnorm(model, self.comm)
+        self.replica = Replica(model, lambda parameters: build_optimizer(self.task.optimizer, list(parameters)))
+        weights = self.replica.weights.numpy()
+        complete(self.comm.Ibcast(weights, root=0), weights)  # an initialisation may not go by torch's seed
+        shapes = [p.shape for p in self.replica.parameters]
+        settings = Settings(
+            sync_every=spec.sync_every,
+            staleness=spec.staleness,
+            outer_lr=spec.outer_lr,
+            outer_momentum=spec.outer_momentum,
+            compression=make_compression(*read_compress(spec.compress), shapes, spec.seed),
+        )
+        self.aggregator = make_aggregator(spec.aggregate, self.comm, self.replica, settings, timeline)
+        if isinstance(self.aggregator, AllReduce):
+            self.aggregator.use_buckets(self._buckets)
+
+    def _warm_up(self) -> None:
+        """A few steps of a copy that is thrown away; of `allreduce`, also how many buckets are fastest."""
+        self._build(Timeline(self.comm))
+        parts = self.epoch_batches(0)[:WARM_UP_STEPS]
+        for i in range(WARM_UP_STEPS):
+            self._step(self.aggregator, parts[i % len(parts)], is_trial=True)
+        aggregator = self.aggregator
+        size = self.replica.count * self.replica.weights.element_size()
+        buckets = min(MOST_BUCKETS, size // OVERLAP_BYTES)
+        if isinstance(aggregator, AllReduce) and self.context.size > 1 and buckets > 1 and self.spec.compress == "none":
+            seconds = []
+            for count in (1, buckets):
+                aggregator.use_buckets(count)
+                times = []
+                for i in range(TRIALS):
+                    self.comm.Barrier()
+                    began = time.perf_counter()
+                    self._step(aggregator, parts[i % len(parts)], is_trial=True)
+                    times.append(time.perf_counter() - began)
+                seconds.append(statistics.median(times))
+            self._buckets = self.comm.bcast(buckets if seconds[1] < seconds[0] else 1, root=0)
+            if self.context.is_root:
+                said = (
+                    f"a step takes {seconds[0] * 1e3:.2g} ms with the gradient in one call, {seconds[1] * 1e3:.2g} ms"
+                )
+                text = (
+                    f"allreduce, {self._buckets} call{'s' * (self._buckets > 1)}: {said} with {buckets} during backward"
+                )
+                self.context.report(Note(rank=0, text=text, is_doubt=False))
+        aggregator.settle()
+        aggregator.close()
+
+    def _see_same(self, model: nn.Module) -> None:
+        """All ranks build the same model, or none trains."""
+        for rank, theirs in enumerate(self.comm.allgather(checkpoint.signature(model))):
+            said = f"model() gives another network on rank {rank} than on rank {self.context.rank}"
+            checkpoint.check_same(checkpoint.signature(model), theirs, said)
+
+    def _say_what_differs(self, model: nn.Module, is_synchronous: bool) -> None:
+        if self.context.is_root and self.context.size > 1 and has_batchnorm(model):
+            if is_synchronous:
+                text = "BatchNorm normalises over the rows of all ranks, as one process would"
+            else:
+                text = (
+                    "BatchNorm: every rank normalises by its own part of a batch, so the result differs from one "
+                    "process; the running statistics are averaged"
+                )
+            self.context.report(Note(rank=0, text=text, is_doubt=not is_synchronous))
+
+    # While it trains.
+
+    def _step(self, aggregator: Aggregator, part: SharedBatch, *, is_trial: bool = False) -> Tensor:
+        model = self.replica.model
+
+        def loss() -> Tensor:
+            x, y = self.rows.take(part.rows)
+            if not len(part.rows):  # the others' BatchNorm waits for this rank's rows, though there are none
+                return model(x).sum() * 0
+            return self._loss(model(x), y)
+
+        has_part = len(part.rows) > 0 or self._shares_batchnorm
+        stop = self.context.stopping() and not is_trial
+        try:
+            outcome = aggregator.step(loss if has_part else None, part.weight, stop)
+        except InputError as error:
+            raise InputError(f"in epoch {self._done // self.per_epoch + 1}: {error}") from error
+        if is_trial:
+            return outcome.losses
+        self._done += 1
+        self._agreed_to_stop = outcome.stop
+        if outcome.shares:
+            self._tell(aggregator.timeline.share())
+        elif aggregator.tells_alone and aggregator.timeline.is_due:
+            self._tell([aggregator.timeline.tell()])
+        if self.spec.save_every and self._done - self._saved >= self.spec.save_every:
+            with self.clock.paused(), aggregator.timeline.paused():
+                if aggregator.can_save():
+                    self._save()
+        return outcome.losses
+
+    def _end_epoch(self, epoch: int) -> bool:
+        with self.timeline.paused(), self.aggregator.whole():
+            kept = [b.clone() for b in self.replica.model.buffers()]
+            average_buffers(self.replica.model, self.comm)
+            score = self.held.score(self.replica.model)
+            with torch.no_grad():
+                for buffer, own in zip(self.replica.model.buffers(), kept, strict=True):
+                    buffer.copy_(own)
+            if score is not None:
+                report_score(self.context, epoch, score)
+        # A rank whose way does not meet at every step may have heard of the wish alone.
+        return bool(self.comm.allreduce(self._agreed_to_stop or self._wishes_to_stop()))
+
+    def _wishes_to_stop(self) -> bool:
+        return self.context.stopping() and not isinstance(self.aggregator, Synchronous)
+
+    def _tell(self, shares: Sequence[Share]) -> None:
+        for share in shares:
+            self.context.report(
+                Spent(
+                    rank=share.rank,
+                    steps=share.steps,
+                    compute=share.compute,
+                    communication=share.communication,
+                    waiting=share.waiting,
+                    sent=share.sent,
+                )
+            )
+
+    def _breakdown(self) -> tuple[dict[str, Any], ...]:
+        names = ("steps", "compute", "communication", "waiting", "sent")
+        return tuple(
+            {"rank": rank, "host": host, **dict(zip(names, numbers, strict=True))}
+            for rank, (host, numbers) in enumerate(zip(self._hosts, self.timeline.totals.tolist(), strict=True))
+        )
+
+    # Checkpoints.
+
+    def _save(self) -> None:
+        """Collective. A disk that takes no more is told of; the checkpoint before stays, the training goes on."""
+        self._saved = self._done
+        own: dict[str, Any] = {"random": checkpoint.random_state(), "own": self.aggregator.state()}
+        if not self.aggregator.is_replicated:
+            own["weights"], own["optimizer"] = self.replica.weights, self.replica.optimizer.state_dict()
+        own["buffers"] = list(self.replica.model.buffers())
+        ranks = self.comm.gather(own, root=0)
+        if ranks is None or self.keeping is None:
+            return
+        state = {
+            "signature": checkpoint.signature(self.replica.model),
+            "weights": self.replica.weights.detach(),
+            "optimizer": self.replica.optimizer.state_dict(),
+            "ranks": ranks,
+            "done": self._done,
+            "seconds": self.clock.seconds,
+        }
+        try:
+            checkpoint.write(Path(self.keeping.path), state)
+        except OSError as error:
+            text = f"no checkpoint after step {self._done}: {error.strerror or error}; the one before is kept"
+            self.context.report(Note(rank=0, text=text))
+
+    def _resume(self, path: Path) -> None:
+        """Collective: go on from the newest checkpoint."""
+        state, said = checkpoint.read(path) if self.context.is_root else ({}, "")
+        state = self.comm.bcast(state, root=0)
+        mine = checkpoint.signature(self.replica.model)
+        theirs = [(name, tuple(shape), kind) for name, shape, kind in state["signature"]]
+        checkpoint.check_same(theirs, mine, "the checkpoint is of another model")
+        if len(state["ranks"]) != self.context.size:
+            raise InputError(
+                f"the checkpoint is of {len(state['ranks'])} ranks: workers = {self.context.size} cannot go on from it"
+            )
+        own = state["ranks"][self.context.rank]
+        with torch.no_grad():
+            self.replica.weights.copy_(own.get("weights", state["weights"]))
+            for buffer, value in zip(self.replica.model.buffers(), own["buffers"], strict=True):
+                buffer.copy_(value)
+        self.replica.optimizer.load_state_dict(own.get("optimizer", state["optimizer"]))
+        self.aggregator.load(own["own"])
+        checkpoint.set_random_state(own["random"])
+        self._done = self._saved = state["done"]
+        self.clock.seconds = state["seconds"]
+        if self.context.is_root:
+            if said:
+                self.context.report(Note(rank=0, text=said))
+            self.context.report(Resumed(rank=0, step=self._done, epoch=self._done / self.per_epoch))

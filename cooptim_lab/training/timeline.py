@@ -1,0 +1,185 @@
+"""Where the time of a sharded run goes: computing, communicating, waiting for others; for every rank.
+
+While it trains, a rank only notes when it came to a collective call and when it left it: two readings of a clock. Now
+and then all exchange what they noted. A rank waited from when it came until the last one came that the call needs; the
+rest of the call is communication; whatever is outside of calls is computing. Clocks of different hosts are set by a few
+messages at the beginning.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .waiting import complete
+
+SHARE_SECONDS = 0.25
+"""How often times are exchanged and told."""
+ALL, ROOT, OTHERS = "all", "root", "others"
+"""Who waits in a call, and for whom: all for all; rank 0 for all; all others for rank 0."""
+ROUND_TRIPS = 10
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one rank spent, in seconds, and sent, in bytes, over some steps."""
+
+    rank: int
+    steps: int
+    compute: float
+    communication: float
+    waiting: float
+    sent: int
+
+
+class Timeline:
+    """One rank's times.
+
+    Attributes
+    ----------
+    totals : numpy.ndarray
+        On rank 0, those of every rank since `restart`, (ranks, 5): steps, compute, communication, waiting, bytes.
+    """
+
+    def __init__(self, comm: Any) -> None:
+        self.comm, self.rank, self.size = comm, comm.Get_rank(), comm.Get_size()
+        self.totals = np.zeros((self.size, 5))
+        self._offset = agree_on_time(comm)
+        self._marks: list[tuple[float, float, str]] = []
+        self._steps = 0
+        self._sent = 0
+        self._direct = [0.0, 0.0]  # communication and waiting that a rank knows by itself
+        self._apart = np.zeros(5)  # what was told by this rank alone, and is not in `totals` yet
+        self._elapsed, self._since = 0.0, time.perf_counter()
+        self._told = self._since
+        self._is_paused = False
+
+    @contextmanager
+    def call(self, kind: str, sent: int) -> Iterator[None]:
+        """Around a collective call in which `kind` says who waits for whom, and which sends so many bytes."""
+        began = time.perf_counter()
+        yield
+        if not self._is_paused:
+            self._marks.append((began, time.perf_counter(), kind))
+            self._sent += sent
+
+    def spent(self, communication: float = 0.0, waiting: float = 0.0, sent: int = 0) -> None:
+        """Note what needs no comparing with others."""
+        self._direct[0] += communication
+        self._direct[1] += waiting
+        self._sent += sent
+
+    def step(self) -> None:
+        """A step has ended."""
+        self._steps += 1
+
+    @property
+    def is_due(self) -> bool:
+        """Whether times should be told again."""
+        return time.perf_counter() - self._told > SHARE_SECONDS
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """While it lasts, no time is spent."""
+        self._elapsed += time.perf_counter() - self._since
+        self._is_paused = True
+        yield
+        self._is_paused = False
+        self._since = time.perf_counter()
+
+    def restart(self) -> None:
+        """Forget what was: warming up does not count."""
+        self._marks, self._steps, self._sent, self._direct = [], 0, 0, [0.0, 0.0]
+        self.totals[:], self._apart[:] = 0, 0
+        self._elapsed, self._since = 0.0, time.perf_counter()
+        self._told = self._since
+
+    def share(self) -> list[Share]:
+        """Collective, after as many calls on every rank: on rank 0, what each rank spent since the last time."""
+        mine = np.array([(came - self._offset, left - self._offset) for came, left, _ in self._marks])
+        kinds = [kind for *_, kind in self._marks]
+        times = gather(self.comm, mine.reshape(-1, 2))
+        own = gather(self.comm, np.array([self._steps, self._take_elapsed(), *self._direct, self._sent]))
+        apart = gather(self.comm, self._apart)
+        self._marks, self._steps, self._sent, self._direct = [], 0, 0, [0.0, 0.0]
+        self._apart[:] = 0
+        if times is None or own is None or apart is None:
+            return []
+        self.totals += apart
+        waited = waiting(times, kinds)
+        inside = (times[..., 1] - times[..., 0]).sum(1)
+        shares = []
+        for rank, (steps, elapsed, known_communication, known_waiting, sent) in enumerate(own):
+            stood = known_waiting + waited[rank].sum()
+            communicated = known_communication + inside[rank] - waited[rank].sum()
+            shares.append(Share(rank, int(steps), elapsed - communicated - stood, communicated, stood, int(sent)))
+            self.totals[rank] += _numbers(shares[-1])
+        return shares
+
+    def tell(self) -> Share:
+        """What this rank alone spent since the last time, where no calls are to be compared with others'."""
+        steps, sent, (communication, waiting) = self._steps, self._sent, self._direct
+        compute = self._take_elapsed() - communication - waiting
+        self._steps, self._sent, self._direct = 0, 0, [0.0, 0.0]
+        share = Share(self.rank, steps, compute, communication, waiting, sent)
+        self._apart += _numbers(share)
+        return share
+
+    def _take_elapsed(self) -> float:
+        now = time.perf_counter()
+        elapsed = self._elapsed + now - self._since
+        self._elapsed, self._since, self._told = 0.0, now, now
+        return elapsed
+
+
+def _numbers(share: Share) -> tuple[float, ...]:
+    return share.steps, share.compute, share.communication, share.waiting, share.sent
+
+
+def waiting(times: np.ndarray, kinds: list[str]) -> np.ndarray:
+    """Seconds (ranks, calls) that each rank waited, of when it came and left (ranks, calls, 2)."""
+    came, left = times[..., 0], times[..., 1]
+    until = np.empty_like(came)
+    for call, kind in enumerate(kinds):
+        last = came[:, call].max()
+        until[:, call] = came[0, call] if kind == OTHERS else last
+        if kind == ROOT:
+            until[1:, call] = -np.inf
+    return np.clip(until - came, 0, left - came)
+
+
+def gather(comm: Any, array: np.ndarray) -> np.ndarray | None:
+    """An array of every rank, all of one shape, stacked on rank 0; None elsewhere. Waits as `complete` does."""
+    array = np.ascontiguousarray(array, dtype=float)
+    every = np.empty((comm.Get_size(), *array.shape)) if comm.Get_rank() == 0 else None
+    complete(comm.Igather(array, every, root=0), array, every)
+    return every
+
+
+def agree_on_time(comm: Any) -> float:
+    """By how much this rank's clock is ahead of rank 0's, in seconds; 0 where that cannot be told from a message's way.
+
+    Collective. Of several round trips the shortest says most: Cristian, "Probabilistic clock synchronization",
+    Distributed Computing 3, 1989.
+    """
+    rank = comm.Get_rank()
+    if rank == 0:
+        for other in range(1, comm.Get_size()):
+            for _ in range(ROUND_TRIPS):
+                comm.recv(source=other)
+                comm.send(time.perf_counter(), dest=other)
+        return 0.0
+    best, offset = float("inf"), 0.0
+    for _ in range(ROUND_TRIPS):
+        before = time.perf_counter()
+        comm.send(None, dest=0)
+        theirs = comm.recv(source=0)
+        after = time.perf_counter()
+        if after - before < best:
+            best, offset = after - before, (before + after) / 2 - theirs
+    return offset if abs(offset) > best / 2 else 0.0
