@@ -28,7 +28,8 @@ class Task:
         run's seed, so every seed starts from its own weights. The module given is never changed.
     data : (X, y), a torch Dataset with a length, or a callable that returns one of these
         X of shape (rows, ...), y of shape (rows, ...): arrays, tensors or nested lists. Whole-number labels make it a
-        classification, others a regression. A callable is called on the ranks: nothing is sent.
+        classification, others a regression. A callable is called on the ranks: nothing is sent. Of an array that maps a
+        file (np.memmap) its path is sent, and every rank reads what it needs.
     loss : callable (outputs, targets) -> scalar tensor, optional
         The mean over the rows. Default: cross-entropy for whole-number labels, mean squared error otherwise.
     optimizer : callable (parameters) -> Optimizer, an Optimizer class, or an Optimizer, optional

@@ -72,10 +72,14 @@ def train_subnets(task: Task | None = None, *, pool: RankPool | None = None, **o
 
 
 def train_sharded(task: Task | None = None, *, pool: RankPool | None = None, **options: Any) -> Run[Result]:
-    """Spread the training rows over M ranks and aggregate their gradients at every step: min_w 1/M Σ L(θ_i, y_i).
+    """Spread the training rows over M ranks and aggregate what they learn: min_w 1/M Σ L(θ_i, y_i).
 
-    Parameters, returns and raises as `train`; options are the fields of `training.spec.Sharded`: workers, aggregate,
-    epochs, batch, seed.
+    Parameters, returns and raises as `train`; options are the fields of `training.spec.Sharded`: workers, aggregate (a
+    name, or a class of your own: see `training.aggregate.synchronous.Own`), shards, skew, compress, sync_every,
+    staleness, outer_lr, outer_momentum, save_every, retries, epochs, batch, seed.
+
+    `result.breakdown` says where each rank's time went. With `save_every` the run makes checkpoints: `retries` lets it go
+    on by itself after a rank was lost, and `resume` in another process.
     """
     return launch(task, make_spec(Sharded, options), pool=pool)
 

@@ -25,18 +25,21 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from cooptim_lab import InputError, LabError, RankFailure, RankPool, RunStopped
+from cooptim_lab import InputError, LabError, RankFailure, RankPool, Result, RunStopped, digits, train_sharded
 from cooptim_lab.ranks.forking import shared_nursery
 from cooptim_lab.ranks.job import ANSWER_SECONDS, give_values
-from cooptim_lab.runs.events import Output
+from cooptim_lab.runs.events import Output, Progress, Resumed
 from cooptim_lab.runs.run import Run
 from cooptim_lab.training.waiting import complete
 from tests.kernel.server import Server, server
-from tests.support import rank_processes, wait_until
+from tests.support import PATIENCE_SECONDS, rank_processes, wait_until
 
 WORKERS, REACH_SECONDS = 4, 2.0
 OUTPUT_LINES = 100_000
 """Of about a kilobyte: 100 MB."""
+
+TRAINING_EPOCHS, TRAINING_STEPS, SAVE_EVERY = 60, 1380, 50
+"""Of the digits: 23 steps an epoch; the last kills come close to the end, or after it."""
 
 OWNER = """
 import sys, time
@@ -66,6 +69,7 @@ class Drills:
 
     def __init__(self, pool: RankPool, seed: int) -> None:
         self.pool, self.random = pool, random.Random(seed)
+        self._unbroken: bytes | None = None
 
     def submit(self, program: Callable, **arguments) -> Run[list]:
         run: Run[list] = Run("drill", {})
@@ -164,6 +168,22 @@ class Drills:
         assert len(rank_processes() - before) >= 5
         time.sleep(self.random.random() * 0.5)
 
+    def a_rank_is_killed_in_training(self) -> float:
+        """At a random step of a run in order, which goes on by itself to the same bits."""
+        options = {"workers": 2, "epochs": TRAINING_EPOCHS, "aggregate": "ordered", "pool": self.pool}
+        if self._unbroken is None:
+            self._unbroken = weights_of(train_sharded(digits(), **options).wait(PATIENCE_SECONDS))
+        run = train_sharded(digits(), **options, save_every=SAVE_EVERY, retries=1)
+        step = self.random.randrange(1, TRAINING_STEPS)
+        assert wait_until(lambda: steps_done(run) >= step)
+        victim = self.random.randrange(2)
+        os.kill(self.pool.status()[victim]["pid"], signal.SIGKILL)
+        began = time.monotonic()
+        assert wait_until(lambda: any(isinstance(event, Resumed) for event in run.log.since(0)) or run.ended)
+        seconds = time.monotonic() - began
+        assert weights_of(run.wait(PATIENCE_SECONDS)) == self._unbroken, "the weights are not those of an unbroken run"
+        return seconds
+
     def a_flood_of_output(self) -> float:
         def program(context, lines) -> None:
             import sys
@@ -214,6 +234,14 @@ class Drills:
         return self.works_again()
 
 
+def weights_of(result: Result) -> bytes:
+    return b"".join(p.detach().numpy().tobytes() for p in result.network.parameters())
+
+
+def steps_done(run: Run) -> int:
+    return max((event.done for event in run.log.since(0) if isinstance(event, Progress)), default=0)
+
+
 def tasks_in_a_row(pool: RankPool, times: int) -> None:
     """Descriptors, threads, memory and segments stay where they were after a few."""
     here = psutil.Process()
@@ -242,6 +270,7 @@ DRILLS: dict[str, float] = {  # how often, as a part of --times
     "an_interrupt_at_a_random_moment": 1,
     "the_kernel_is_killed": 0.4,
     "the_guard_is_killed": 0.4,
+    "a_rank_is_killed_in_training": 0.4,
     "the_server_is_killed": 0.1,
     "the_kernel_is_restarted": 0.1,
     "a_flood_of_output": 0,

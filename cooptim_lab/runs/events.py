@@ -108,6 +108,14 @@ class Spent(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Stale(Event):
+    """By how many steps the weights of a gradient were old when it was used, so far: on the average, and at most."""
+
+    mean: float
+    most: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Resumed(Event):
     """The run goes on from a checkpoint: what was told of later steps is void."""
 

@@ -136,7 +136,7 @@ def claim(id: str) -> IO[bytes]:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         file.close()
-        raise InputError(f"run {id} goes on in another kernel: stop it there") from None
+        raise InputError(f"run {id} goes on already, here or in another kernel: stop it first") from None
     return file
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 
 def derive(*parts: int) -> int:
-    """A 63-bit seed from whole numbers of any size, all of which count, in their order.
+    """A 63-bit seed from whole numbers of any size, all of which count, in their order, but zeros at the end.
 
     By numpy's SeedSequence: near inputs give unrelated seeds, which a sum or a product of them would not.
     """

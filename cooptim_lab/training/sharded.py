@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..runs.events import Note, Resumed, Spent
+from ..runs.events import Note, Resumed, Spent, Stale
 from ..runs.result import Result
 from ..task import Task
 from . import checkpoint
@@ -213,9 +213,9 @@ class _Work:
 
     def _see_same(self, model: nn.Module) -> None:
         """All ranks build the same model, or none trains."""
-        for rank, theirs in enumerate(self.comm.allgather(checkpoint.signature(model))):
-            said = f"model() gives another network on rank {rank} than on rank {self.context.rank}"
-            checkpoint.check_same(checkpoint.signature(model), theirs, said)
+        first, *others = self.comm.allgather(checkpoint.signature(model))
+        for rank, theirs in enumerate(others, 1):
+            checkpoint.check_same(theirs, first, f"model() gives another network on rank {rank} than on rank 0")
 
     def _say_what_differs(self, model: nn.Module, is_synchronous: bool) -> None:
         if self.context.is_root and self.context.size > 1 and has_batchnorm(model):
@@ -287,6 +287,9 @@ class _Work:
                     sent=share.sent,
                 )
             )
+
+        if shares and (staleness := self.aggregator.staleness) is not None:
+            self.context.report(Stale(rank=0, mean=staleness[0], most=staleness[1]))
 
     def _breakdown(self) -> tuple[dict[str, Any], ...]:
         names = ("steps", "compute", "communication", "waiting", "sent")

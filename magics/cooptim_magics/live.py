@@ -25,6 +25,7 @@ from cooptim_lab.runs.events import (
     Progress,
     Resumed,
     Spent,
+    Stale,
     Started,
 )
 from cooptim_lab.speedup import Row
@@ -61,6 +62,7 @@ class Picture:
         self.spent: dict[int, Spent] = {}  # of every rank, in all
         self.costs: list[CostRow] = []
         self.links: Calibration | None = None
+        self.stale: Stale | None = None
         self.summary: dict[str, Any] = {}
         self.message = ""
         self.phase = ""
@@ -103,6 +105,8 @@ class Picture:
                 self.output.append(event)
             case Spent():
                 self._add(event)
+            case Stale():
+                self.stale = event
             case Resumed():
                 self._go_back(event)
             case Measured():
@@ -201,7 +205,8 @@ class Picture:
         if self.state in ("waiting", "running"):
             now = self._last if self._clock is None else self._clock()
             seconds = duration(now - self._began) if self._began else ""
-            return " · ".join(part for part in (self.phase or "waiting for the ranks", self._where(), seconds) if part)
+            parts = (self.phase or "waiting for the ranks", self._where(), seconds, self._age())
+            return " · ".join(part for part in parts if part)
         return " ".join(self.message.split()) if self.state == "failed" else self._score()
 
     @property
@@ -212,6 +217,10 @@ class Picture:
 
     def _where(self) -> str:
         return f"epoch {math.ceil(self._latest)}" if self._latest and self.kind not in ("speedup", "costs") else ""
+
+    def _age(self) -> str:
+        """Of `async`: how old the weights were on which gradients were computed."""
+        return f"gradients {self.stale.mean:.1f} steps old, {self.stale.most} at most" if self.stale else ""
 
     def _score(self) -> str:
         ways = [row for row in self.rows.values() if row.way != "baseline"]
@@ -229,7 +238,7 @@ class Picture:
             f"held-out {name} {percent(value) if name == 'accuracy' else f'{value:.4g}'}",
             f"{self.summary['parameters']:,} parameters",
         ]
-        return " · ".join(parts)
+        return " · ".join([*parts, self._age()]) if self.stale else " · ".join(parts)
 
     @property
     def table(self) -> list[list[str]]:

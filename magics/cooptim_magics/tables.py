@@ -137,7 +137,10 @@ def picture_table(picture: Picture) -> Table:
 def row_notes(rows: Sequence[Row], notes: Sequence[str] = ()) -> list[str]:
     """What a reader of such a table must know: how to read it, and every doubt."""
     doubts = [f"⚠ {row.title}: {warning}" for row in rows for warning in row.warnings]
-    return ["P below 1 is better: the way is faster than the network as it is.", *doubts, *notes]
+    serial = [(row.workers, row.serial_fraction) for row in rows if row.way == "sharded"]
+    said = ", ".join(f"{fraction:.2f} on {workers} workers" for workers, fraction in serial if fraction is not None)
+    fraction = [f"Serial fraction (Karp and Flatt): {said}."] if said else []
+    return ["P below 1 is better: the way is faster than the network as it is.", *fraction, *doubts, *notes]
 
 
 def duration(seconds: float) -> str:

@@ -123,7 +123,7 @@ OWNER = """
 import sys
 from cooptim_lab import RankPool, digits, train_sharded
 pool = RankPool(2)
-run = train_sharded(digits(), pool=pool, workers=2, epochs=30, save_every=10, aggregate="ordered")
+run = train_sharded(digits(), pool=pool, workers=2, epochs=10, save_every=10, aggregate="ordered")
 print(run.id, flush=True)
 run.wait()
 """
