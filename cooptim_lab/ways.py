@@ -78,8 +78,8 @@ def train_sharded(task: Task | None = None, *, pool: RankPool | None = None, **o
     name, or a class of your own: see `training.aggregate.synchronous.Own`), shards, skew, compress, sync_every,
     staleness, outer_lr, outer_momentum, save_every, retries, epochs, batch, seed.
 
-    `result.breakdown` says where each rank's time went. With `save_every` the run makes checkpoints: `retries` lets it go
-    on by itself after a rank was lost, and `resume` in another process.
+    `result.breakdown` says where each rank's time went. With `save_every` the run makes checkpoints: `retries` lets it
+    go on by itself after a rank was lost, and `resume` in another process.
     """
     return launch(task, make_spec(Sharded, options), pool=pool)
 

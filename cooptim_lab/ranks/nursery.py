@@ -185,7 +185,8 @@ def preload() -> None:
         import cloudpickle  # noqa: F401
         import sklearn.datasets  # noqa: F401
         import threadpoolctl  # noqa: F401
-        import torch  # noqa: F401
+        import torch
+        import torch._dynamo  # noqa: F401 - torch's optimizers import it: a second, and 75 MB of every rank's own
 
         from ..training import programs  # noqa: F401
         from . import rank, spmd  # noqa: F401

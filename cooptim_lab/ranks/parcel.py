@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import cloudpickle
 
 from ..errors import InputError
+from ..training.mapped import place_in_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -167,7 +168,7 @@ class _Pickler(cloudpickle.Pickler):
     def reducer_override(self, obj: Any) -> Any:
         numpy = sys.modules.get("numpy")
         if numpy is not None and type(obj) is numpy.memmap:
-            start = _place_in_file(obj)
+            start = place_in_file(obj)
             if start is not None:
                 if obj.mode != "r":
                     obj._mmap.flush()  # for the other hosts of a network file system
@@ -176,32 +177,6 @@ class _Pickler(cloudpickle.Pickler):
         if torch is not None and type(obj) is torch.Tensor and _is_plain(obj, torch):
             return _as_tensor, (obj.contiguous().numpy(),)
         return super().reducer_override(obj)
-
-
-def _place_in_file(array: Any) -> int | None:
-    """The offset in its file, in bytes, at which a memmap's first element lies; None when it must travel by value.
-
-    By value: a copy-on-write map (mode "c": what was written to it is in no file), what is not one piece of the file in
-    C order, and what has no file, or no longer.
-    """
-    import numpy as np
-
-    mapping = array._mmap
-    if mapping is None or array.filename is None or array.mode not in ("r", "r+", "w+"):
-        return None
-    if array.size == 0 or array.dtype.hasobject or not array.flags.c_contiguous:
-        return None
-    # A slice has the offset of the array that it was taken from, so the place is counted from where the map begins. As
-    # np.memmap does, that is at the last boundary before the offset that the system allows.
-    within = array.ctypes.data - np.frombuffer(mapping, np.uint8).ctypes.data
-    if not 0 <= within <= len(mapping) - array.nbytes:
-        return None
-    start = array.offset - array.offset % mmap.ALLOCATIONGRANULARITY + within
-    try:
-        is_there = Path(array.filename).stat().st_size >= start + array.nbytes
-    except OSError:  # removed since it was mapped
-        return None
-    return start if is_there else None
 
 
 def _map(path: str, dtype: np.dtype, shape: tuple[int, ...], start: int) -> np.memmap:

@@ -5,8 +5,7 @@ Also which rows are held out. What model and loss make of the rows, and which ra
 
 from __future__ import annotations
 
-import mmap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,14 +16,12 @@ from torch.utils.data import TensorDataset
 
 from ..errors import InputError
 from ..task import Task, check_data
+from .mapped import FileRows, place_in_file
 
-PIECE = 32 << 20
-"""Bytes that are read, converted or checked at a time, and that a mapped file may occupy before its pages go back."""
+PIECE = 4 << 20
+"""Bytes that are read, converted or checked at a time."""
 KEPT = 32 << 20
 """Bytes of a mapped file's rows that are kept in memory, where they are no more."""
-WINDOW = 2 << 20
-"""Bytes of a file that Linux may map around the one that was touched: a huge page where its cache holds the file in
-such, as it does after large writes; else 64 KiB."""
 
 
 class Rows(Protocol):
@@ -53,8 +50,8 @@ class Rows(Protocol):
         """
         ...
 
-    def labels(self) -> np.ndarray | None:
-        """The whole-number labels of all rows, 1-d, without reading X; None where y is something else.
+    def labels(self, rows: Tensor | None = None) -> np.ndarray | None:
+        """The whole-number labels of these rows (None: of all), 1-d, without reading X; None where y is something else.
 
         It may be a view of the data: do not write to it.
         """
@@ -95,8 +92,8 @@ class TensorRows:
     def take(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         return self._x[rows], self._y[rows]
 
-    def labels(self) -> np.ndarray | None:
-        return whole_labels(self._y)
+    def labels(self, rows: Tensor | None = None) -> np.ndarray | None:
+        return whole_labels(self._y if rows is None else self._y[rows])
 
 
 class ArrayRows:
@@ -116,8 +113,14 @@ class ArrayRows:
         check_finite(x)
         return x, self._y.take(ascending, order, self._form.of_y(self._y.is_floating))
 
-    def labels(self) -> np.ndarray | None:
-        return whole_labels(self._y.values)
+    def labels(self, rows: Tensor | None = None) -> np.ndarray | None:
+        if whole_labels(self._y.values[:1]) is None:
+            return None
+        if rows is None and not self._y.is_mapped:
+            return whole_labels(self._y.values)
+        wanted = np.arange(len(self)) if rows is None else rows.numpy().astype(np.int64)
+        order = np.argsort(wanted, kind="stable")
+        return self._y.take(wanted[order], order, torch.int64).numpy()
 
     @property
     def is_mapped(self) -> bool:
@@ -142,15 +145,16 @@ class DatasetRows:
         x, y = self._read(rows.tolist())
         return _as_first("X", x, self._first_x), _as_first("y", y, self._first_y)
 
-    def labels(self) -> np.ndarray | None:
+    def labels(self, rows: Tensor | None = None) -> np.ndarray | None:
         """From the Dataset's `targets`, where it has them as those of torchvision do; else from its items, in turn."""
         if whole_labels(self._first_y) is None:
             return None
         known = self._targets()
         if known is None:
-            labels = [read_pairs(self._dataset, [row])[1][0] for row in range(len(self))]  # an X at a time
-            known = _as_first("y", stack("y", labels), self._first_y).numpy()
-        return known
+            wanted = range(len(self)) if rows is None else rows.tolist()
+            labels = [read_pairs(self._dataset, [row])[1][0] for row in wanted]  # an X at a time
+            return _as_first("y", stack("y", labels), self._first_y).numpy()
+        return known if rows is None else known[rows.numpy()]
 
     def _targets(self) -> np.ndarray | None:
         if getattr(self._dataset, "target_transform", None) is not None:  # the items' labels are others
@@ -193,9 +197,8 @@ class SomeRows:
     def take(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         return self._rows.take(self._which[rows])
 
-    def labels(self) -> np.ndarray | None:
-        every = self._rows.labels()
-        return None if every is None else every[self._which.numpy()]
+    def labels(self, rows: Tensor | None = None) -> np.ndarray | None:
+        return self._rows.labels(self._which if rows is None else self._which[rows])
 
 
 def keep(rows: Rows, which: Tensor) -> Rows:
@@ -313,56 +316,28 @@ class _Column:
         self.is_floating = (
             self.values.is_floating_point() if isinstance(self.values, Tensor) else self.values.dtype.kind == "f"
         )
-        self._row_bytes = self.values.itemsize * int(np.prod(self.values.shape[1:]))
-        self._mapping = _mapping_to_give_back(part)
-        self.is_mapped = self._mapping is not None
-        # Of a mapped file also what the system maps around a row, however little is read of it.
-        self._touched_by_one = max(1, self._row_bytes + (WINDOW if self._mapping is not None else 0))
-        self._touched = 0
+        self._row_bytes = max(1, self.values.itemsize * int(np.prod(self.values.shape[1:])))
+        start = place_in_file(part) if isinstance(part, np.memmap) else None
+        self._file = None if start is None else FileRows(part, start)
+
+    @property
+    def is_mapped(self) -> bool:
+        return self._file is not None
 
     def take(self, rows: np.ndarray, places: np.ndarray, dtype: torch.dtype) -> Tensor:
-        """Rows in ascending order, each put where it is wanted in the result."""
+        """Rows in ascending order, each put where it is wanted in the result; converted in pieces."""
         taken = torch.empty((len(rows), *self.values.shape[1:]), dtype=dtype)
-        for piece in self._pieces(rows):
+        step = max(1, PIECE // self._row_bytes)
+        for start in range(0, len(rows), step):
+            piece = slice(start, start + step)
             taken[torch.from_numpy(places[piece])] = self._read(rows[piece]).to(dtype)
-            self._give_back(rows[piece])
         return taken
 
     def _read(self, rows: np.ndarray) -> Tensor:
         if isinstance(self.values, Tensor):
             return self.values[torch.from_numpy(rows)]
-        found = self.values[rows]
+        found = self.values[rows] if self._file is None else self._file.read(rows)
         return torch.from_numpy(np.ascontiguousarray(found, dtype=found.dtype.newbyteorder("=")))
-
-    def _pieces(self, rows: np.ndarray) -> Iterator[slice]:
-        """Parts of ascending rows, each of which touches about PIECE at most, or is one row."""
-        start = 0
-        while start < len(rows):
-            near = int(np.searchsorted(rows, int(rows[start]) + PIECE // max(1, self._row_bytes)))
-            end = min(len(rows), max(near, start + PIECE // self._touched_by_one, start + 1))
-            yield slice(start, end)
-            start = end
-
-    def _give_back(self, rows: np.ndarray) -> None:
-        """Drop the pages of a mapped file from this process whenever PIECE was touched: it may be larger than memory.
-
-        They stay in the system's cache as long as there is room.
-        """
-        if self._mapping is None:
-            return
-        between = (int(rows[-1]) - int(rows[0])) * self._row_bytes  # rows that lie close together share what they touch
-        self._touched += min(between + self._touched_by_one, len(rows) * self._touched_by_one)
-        if self._touched >= PIECE:
-            self._mapping.madvise(mmap.MADV_DONTNEED)
-            self._touched = 0
-
-
-def _mapping_to_give_back(part: Any) -> mmap.mmap | None:
-    mapping = getattr(part, "_mmap", None) if isinstance(part, np.memmap) else None
-    # Never of a copy-on-write map ("c"): the pages that were written to would be lost.
-    if mapping is None or part.mode not in ("r", "r+", "w+") or not hasattr(mmap, "MADV_DONTNEED"):
-        return None
-    return mapping if len(mapping) > PIECE else None
 
 
 def _as_first(name: str, part: Tensor, first: Tensor) -> Tensor:

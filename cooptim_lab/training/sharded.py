@@ -91,12 +91,7 @@ class _Work:
         if spec.aggregate == "ordered":
             torch.set_num_threads(1)
         probe = build_model(self.task.model, spec.seed)
-        every = open_rows(self.task, probe)
-        trained, held = hold_out(len(every), self.task.held_out, self.task.seed)
-        labels = every.labels() if spec.deals_by_class else None
-        self.deal = deal(trained, context.size, context.rank, spec.shards, spec.seed, labels, spec.skew)
-        self.rows = keep(every, self.deal.rows)
-        self.held = HeldOut(self.task, every, held, self.comm)
+        self._read(probe)
         self._loss = loss_of(self.task, self.rows.take(torch.zeros(1, dtype=torch.int64))[1])
         self.held.check(probe, self.rows)
         self._see_same(probe)
@@ -158,6 +153,16 @@ class _Work:
         return shard_batches(self.deal.sizes, self.context.rank, self.spec.batch, self.spec.seed, epoch)
 
     # Before.
+
+    def _read(self, model: nn.Module) -> None:
+        """Deal the rows; open this rank's, and its part of the held-out ones."""
+        spec, context = self.spec, self.context
+        every = open_rows(self.task, model)
+        trained, held = hold_out(len(every), self.task.held_out, self.task.seed)
+        labels = every.labels() if spec.deals_by_class else None
+        self.deal = deal(trained, context.size, context.rank, spec.shards, spec.seed, labels, spec.skew)
+        self.rows = keep(every, self.deal.rows)
+        self.held = HeldOut(self.task, every, held, self.comm)
 
     def _build(self, timeline: Timeline) -> None:
         spec = self.spec
