@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from cooptim_lab.hardware import find_mpiexec
+
 NETWORK = "198.18"  # RFC 2544: for benchmarks of networks, in use nowhere else
 
 
@@ -26,6 +28,8 @@ class Hosts:
     b: str
     ssh: Path
     device: str
+    cpus: str = ""
+    """Of `a`, where the hosts do not share them."""
 
     def cut(self) -> None:
         """Take the link down, as when a cable is pulled: nothing is told to either side."""
@@ -37,7 +41,8 @@ class Hosts:
         UCX, which carries MPICH's messages, takes two hosts under one kernel for one, and would map memory.
         """
         ssh = f"-launcher ssh -launcher-exec {self.ssh} -localhost {self.a}"
-        return f"mpiexec {ssh} -genv UCX_TLS tcp -n {{workers}} -hosts {{hosts}}"
+        start = f"taskset -c {self.cpus} {find_mpiexec()}" if self.cpus else "mpiexec"
+        return f"{start} {ssh} -genv UCX_TLS tcp -n {{workers}} -hosts {{hosts}}"
 
 
 def can_make_hosts() -> bool:
@@ -52,8 +57,11 @@ def can_make_hosts() -> bool:
 
 
 @contextmanager
-def two_hosts(folder: Path, megabits: int = 100) -> Iterator[Hosts]:
-    """Make them; nothing of them is left afterwards."""
+def two_hosts(folder: Path, megabits: int = 100, *, apart: bool = False) -> Iterator[Hosts]:
+    """Make them; nothing of them is left afterwards. `apart`: each has half of the CPUs, where there are two."""
+    cpus = sorted(map(str, os.sched_getaffinity(0)))
+    half = len(cpus) // 2 if apart else 0
+    of_a, of_b = ",".join(cpus[:half]), ",".join(cpus[half:])
     tag = secrets.token_hex(3)
     space, here, there = f"lab{tag}", f"ha{tag}", f"hb{tag}"
     network = f"{NETWORK}.{secrets.randbelow(256)}"  # each pair of hosts has its own
@@ -67,7 +75,7 @@ while [ "${{1#-}}" != "$1" ]; do shift; done
 host=$1; shift
 [ "$host" = {a} ] && exec sh -c "$*"
 [ "$host" = {b} ] || {{ echo "ssh: Could not resolve hostname $host" >&2; exit 255; }}
-exec ip netns exec {space} unshare --uts --pid --fork --kill-child --mount-proc sh -c "hostname b; $*"
+exec taskset -c {of_b} ip netns exec {space} unshare --uts --pid --fork --kill-child --mount-proc sh -c "hostname b; $*"
 """
     )
     ssh.chmod(0o700)
@@ -81,7 +89,7 @@ exec ip netns exec {space} unshare --uts --pid --fork --kill-child --mount-proc 
             _do("ip", "-n", space, "link", "set", device, "up")
         _do("tc", "qdisc", "add", "dev", here, *shape)
         _do("ip", "netns", "exec", space, "tc", "qdisc", "add", "dev", there, *shape)
-        yield Hosts(a, b, ssh, here)
+        yield Hosts(a, b, ssh, here, of_a)
     finally:
         subprocess.run(["ip", "link", "del", here], capture_output=True, check=False)  # it may not have been made
         _do("ip", "netns", "del", space)

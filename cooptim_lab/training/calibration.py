@@ -75,10 +75,7 @@ def _first_pair(hosts: Sequence[int], fits: Callable[[int, int], bool]) -> tuple
 
 def measure_link(comm: Any, one: int, other: int) -> Link:
     """What joins two ranks: half the way back and forth of a short message, and of a long one. Collective."""
-    if comm.Get_rank() in (one, other):
-        link = _Pair(comm, one, other).link()
-    else:
-        link = None
+    link = _Pair(comm, one, other).link() if comm.Get_rank() in (one, other) else None
     meet(comm)  # the others do not spin meanwhile
     return comm.bcast(link, root=one)
 

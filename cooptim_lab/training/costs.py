@@ -23,6 +23,8 @@ SHORT_REDUCTION = 2048
 """Bytes up to which MPICH adds whole vectors instead of parts of them."""
 SHORT_BROADCAST, FEW_RANKS = 12288, 8
 """Below so many bytes, or so few ranks, MPICH sends a broadcast down a tree, whole."""
+LEAST, MOST = 4.0, 2.0**32
+"""Bytes of a gradient: of one number, and of more than there will be."""
 LOSS_BYTES = 8
 """Of one step's loss, which `local` adds up over the ranks."""
 
@@ -224,7 +226,8 @@ def allreduce(ranks: int, size: float) -> list[Round]:
     else by Rabenseifner's algorithm,      2 lg M α + 2 (M − 1)/M n/β + (M − 1)/M n γ,
 
     which halves the vector with a neighbour, the half with the next but one, and so on, and then goes the way back.
-    Of other M, M − 2^k ranks first give theirs to a neighbour and get the sum at the end. Thakur et al.; Rabenseifner, "Optimization of collective reduction operations", ICCS 2004.
+    Of other M, M − 2^k ranks first give theirs to a neighbour and get the sum at the end. Thakur et al.; Rabenseifner,
+    "Optimization of collective reduction operations", ICCS 2004.
 
     MPI_Iallreduce takes no notice of hosts (MPI_Allreduce does): with an uneven number of ranks on them, more bytes
     go between hosts than need to.
@@ -297,7 +300,7 @@ def exchange_seconds(way: str, size: float, hosts: Sequence[int], on: Calibratio
 def step_seconds(
     way: str, size: float, hosts: Sequence[int], on: Calibration, compute: Compute, sync_every: int = 1
 ) -> float:
-    """Seconds of one step: what is computed, then the exchange. With `server` the optimizer's step is rank 0's alone."""
+    """Seconds of one step: what is computed, then the exchange. With `server` the update is rank 0's alone."""
     computing = compute.gradient + compute.update if way == "server" else compute.step
     return computing + exchange_seconds(way, size, hosts, on, sync_every)
 
@@ -308,12 +311,13 @@ def spread(ranks: int, hosts: Sequence[int]) -> list[int]:
     return [rank * count // ranks for rank in range(ranks)] if count < ranks else list(range(ranks))
 
 
-def crossing(hosts: Sequence[int], on: Calibration, low: float = 4.0, high: float = 2.0**32) -> float | None:
+def crossing(hosts: Sequence[int], on: Calibration) -> float | None:
     """The bytes from which on the central server loses to a ring, by the formulas; None where it does not.
 
-    A ring has more messages in a row, 2 (M − 1) to 2 ⌈lg M⌉, and sends fewer bytes. `low` is returned where it is
-    faster already there.
+    A ring has more messages in a row, 2 (M − 1) to 2 ⌈lg M⌉, and sends fewer bytes. Looked for from `LEAST` on: that
+    is returned where the ring is faster for a single number.
     """
+    low, high = LEAST, MOST
 
     def loses(size: float) -> bool:
         return exchange_seconds("server", size, hosts, on) > exchange_seconds("ring", size, hosts, on)

@@ -181,7 +181,7 @@ class Picture:
         if self.kind == "speedup":
             return {"x_label": "workers", "y_label": "speedup 1/P (above 1 is faster)"}
         if self.kind == "costs":
-            return {"x_label": "workers", "y_label": "ms a step (lines: predicted, dots: measured)"}
+            return {"x_label": "workers", "y_label": "ms a step (line predicted, dot measured)"}
         y = "held-out loss" if self.kind == "compare" else "loss"
         return {"x_label": "epoch", "y_label": y}
 

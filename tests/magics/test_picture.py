@@ -11,7 +11,20 @@ import pytest
 from cooptim_magics.live import Picture
 from cooptim_magics.plots import figure, mime_bundle
 
-from cooptim_lab.runs.events import Ended, Event, Measured, Note, Output, Phase, Points, Progress, Started
+from cooptim_lab.runs.events import (
+    Calibrated,
+    Costed,
+    Ended,
+    Event,
+    Measured,
+    Note,
+    Output,
+    Phase,
+    Points,
+    Progress,
+    Started,
+)
+from cooptim_lab.training.costs import CostRow
 from tests.magics.test_tables import row
 
 
@@ -112,6 +125,20 @@ class TestFold:
         assert (points.kind, list(points.x), list(points.lo)) == ("marker", [1, 2, 4], [0.9, 1.8, 3.6])
         assert (ideal.kind, list(ideal.x), list(ideal.y)) == ("ideal", [1, 4], [1, 4])
         assert seen.labels["x_label"] == "workers"
+
+    def test_costs_have_a_line_and_dots_of_one_colour(self):
+        rows = [CostRow.of("server", m, 1000, 0.1 * m, 0.09 * m, [0.1 * m, 0.2 * m, 0.3 * m]) for m in (2, 4)]
+        links = Calibrated(links={"local": None, "between": None, "gamma": 0.0, "cpus": 2})
+        costed = [Costed(row=each.summary()) for each in rows]
+        seen = picture(links, *costed, points("server", [2, 3, 4], [0.2, 0.3, 0.4]), way="costs")
+        line, dots = seen.curves
+        assert (line.name, line.kind, list(line.y)) == ("server", "line", [200, 300, 400])
+        assert (dots.name, dots.kind, list(dots.x)) == ("server", "marker", [2, 4])
+        assert (list(dots.y), list(dots.lo)) == (pytest.approx([400, 800]), pytest.approx([200, 400]))
+        assert seen.labels["x_label"] == "workers"
+        assert seen.costs == rows
+        assert len(seen.table) == 3
+        assert "epoch" not in seen.status
 
     def test_speedup_before_the_first_point(self):
         base = Measured(row=row(way="baseline", title="as it is", workers=1).summary())

@@ -102,9 +102,8 @@ class TestCells:
         monkeypatch.setenv(store.PLACE, str(tmp_path))
 
     def test_a_class_of_the_notebooks_aggregates(self, notebook):
-        notebook.run(
-            "class Plain:\n    def aggregate(self, comm, gradient):\n        gradient[:] = sum(comm.allgather(gradient))"
-        )
+        body = "    def aggregate(self, comm, gradient):\n        gradient[:] = sum(comm.allgather(gradient))"
+        notebook.run(f"class Plain:\n{body}")
         notebook.run("%cooptim sharded --workers 2 --aggregate Plain --epochs 2 -o run")
         assert notebook.names["run"].result.engine == "Plain"
         notebook.run("class Empty: pass\nnumber = 1")

@@ -6,9 +6,10 @@ import math
 import re
 
 import pytest
-from cooptim_magics.tables import Table, duration, percent, row_notes, rows_table
+from cooptim_magics.tables import Table, cost_notes, costs_table, duration, percent, row_notes, rows_table
 
 from cooptim_lab.speedup import Row
+from cooptim_lab.training.costs import Calibration, CostRow, Link
 
 
 def row(**fields) -> Row:
@@ -91,8 +92,30 @@ class TestRows:
 
     def test_every_doubt_is_under_it(self):
         rows = [row(), row(title="slow", warnings=("noisy", "4 workers on 2 CPUs take turns"))]
-        assert row_notes(rows, ["said"])[1:] == ["⚠ slow: noisy", "⚠ slow: 4 workers on 2 CPUs take turns", "said"]
+        assert row_notes(rows, ["said"])[2:] == ["⚠ slow: noisy", "⚠ slow: 4 workers on 2 CPUs take turns", "said"]
         assert "P below 1 is better" in row_notes(rows)[0]
+
+
+class TestCosts:
+    def test_predicted_beside_measured(self):
+        cost = CostRow.of("server", 4, 1_204_000, predicted=0.24, exchange=0.18, took=[0.2, 0.3, 0.1])
+        head, cells = costs_table([cost])
+        assert dict(zip(head, cells, strict=True)) == {
+            "way": "server",
+            "workers": "4",
+            "predicted ms": "240.00",
+            "measured ms": "200.00",
+            "range": "100 – 300",
+            "off by": "+20 %",
+            "of it exchange": "75.0 %",
+        }
+
+    def test_what_it_was_reckoned_with(self):
+        between = Link(alpha=2e-5, beta=1.2e7, both=1.1e7)
+        (note,) = cost_notes(Calibration(local=None, between=between))
+        assert note == "between hosts: α = 20 µs, β = 12 MB/s, 11 each way while both are in use"
+        assert len(cost_notes(Calibration(local=between, between=between))) == 2
+        assert cost_notes(None) == []
 
 
 @pytest.mark.parametrize(
