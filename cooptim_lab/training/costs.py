@@ -188,6 +188,11 @@ def gather(ranks: int, size: float) -> list[Round]:
     return rounds
 
 
+def star(ranks: int, size: float) -> list[Round]:
+    """`size` bytes of every rank straight to rank 0, which takes them one after the other: (M − 1)(α + n/β)."""
+    return [Round(((rank, 0, size),)) for rank in range(1, ranks)]
+
+
 def broadcast(hosts: Sequence[int], size: float) -> list[Round]:
     """`size` bytes of rank 0 to all: first to one rank of every host, then inside the hosts.
 
@@ -268,7 +273,7 @@ def ring(ranks: int, size: float) -> list[Round]:
 def exchange_seconds(way: str, size: float, hosts: Sequence[int], on: Calibration, sync_every: int = 1) -> float:
     """Seconds per step that a way of aggregating spends on a gradient of `size` bytes.
 
-    server:     gather to rank 0, there the sum of M vectors (M n γ), broadcast of the weights. Its bytes grow with M.
+    server:     `star` to rank 0, there the sum of M vectors (M n γ), broadcast of the weights. Its bytes grow with M.
     allreduce:  see `allreduce`.
     ring:       see `ring`; no way of ours, the bound to compare with.
     local:      at every H-th step an allreduce of weights and one of H losses, and two passes over the weights (2 n γ).
@@ -286,7 +291,7 @@ def exchange_seconds(way: str, size: float, hosts: Sequence[int], on: Calibratio
     match way:
         case "server":
             sums = ranks * size * on.gamma
-            return seconds(gather(ranks, size), hosts, on) + sums + seconds(broadcast(hosts, size), hosts, on)
+            return seconds(star(ranks, size), hosts, on) + sums + seconds(broadcast(hosts, size), hosts, on)
         case "allreduce":
             return seconds(allreduce(ranks, size), hosts, on)
         case "ring":

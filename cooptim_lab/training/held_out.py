@@ -14,7 +14,8 @@ from .rows import Rows, keep
 
 CHUNK = 4096
 """Rows that go through the network together."""
-PIECE = 1 << 20
+PIECE = 1 << 18
+NONE = torch.empty(0, dtype=torch.int64)
 MOST_NUMBERS = 1 << 20
 """Outputs that are brought to rank 0 to be scored as one; of more, each rank scores its own, and the mean counts."""
 
@@ -40,8 +41,8 @@ class HeldOut:
     def check(self, model: nn.Module, mine: Rows) -> None:
         """See that model, loss and labels fit each other (`prepare.check_fit`): those of `mine` and of the held-out."""
         x, y = self._sample
-        known = [labels for rows in (mine, self.rows) if (labels := rows.labels()) is not None]
-        check_fit(self.task, model, x, y, torch.cat([distinct(labels) for labels in known]) if known else y.flatten())
+        labels = [distinct(rows) for rows in (mine, self.rows)] if mine.labels(NONE) is not None else [y.flatten()]
+        check_fit(self.task, model, x, y, torch.cat(labels))
 
     def score(self, network: nn.Module) -> Score | None:
         """Loss and metric over all held-out rows, on rank 0. Collective. The mode of the network comes back."""
@@ -75,7 +76,8 @@ class HeldOut:
             return network(x), y
 
 
-def distinct(labels: np.ndarray) -> Tensor:
-    """Every label once; in pieces, since sorting all of them would take another copy."""
-    pieces = np.array_split(labels, 1 + len(labels) // PIECE)
-    return torch.from_numpy(np.unique(np.concatenate([np.unique(piece) for piece in pieces])).astype(np.int64))
+def distinct(rows: Rows) -> Tensor:
+    """Every label of some rows once; in pieces, since all of them at once would take memory."""
+    pieces = [rows.labels(piece) for piece in torch.arange(len(rows)).split(PIECE)]
+    known = [np.unique(piece) for piece in pieces if piece is not None]
+    return torch.from_numpy(np.unique(np.concatenate([np.empty(0, np.int64), *known])).astype(np.int64))

@@ -6,6 +6,7 @@ A way of training brings a `step`; what a step does (one process, N stacked netw
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,7 +30,9 @@ class Step(Protocol[Batch]):
         """The loss of every curve, shape (curves,) or (curves, steps), detached."""
 
 
-FLUSH_SECONDS = 0.1  # often enough for the eye, seldom enough to cost nothing
+FLUSH_SECONDS = 0.2  # often enough for the eye, seldom enough to cost nothing
+MOST_POINTS = 10_000
+"""Of a curve: of a run of more steps, several are told as their mean."""
 
 
 class Clock:
@@ -89,7 +92,8 @@ class Recorder:
         self._ended: set[int] = set()
         self._report, self._rank, self._curves = report, rank, tuple(curves)
         self._per_epoch, self._total = steps_per_epoch, steps_per_epoch * epochs
-        self._pending: list[Tensor] = []
+        self._pending: list[Tensor | float] = []
+        self._stride = max(1, self._total // MOST_POINTS)
         self._done, self._flushed = done, time.perf_counter()
 
     @property
@@ -97,9 +101,9 @@ class Recorder:
         """Steps seen so far."""
         return self._done
 
-    def add(self, losses: Tensor) -> None:
-        """One step's losses, shape (curves,), or those of several, (curves, steps)."""
-        steps = losses.unbind(1) if losses.dim() == 2 else (losses,)
+    def add(self, losses: Tensor | Sequence[float]) -> None:
+        """One step's losses, shape (curves,), or those of several, (curves, steps); or one curve's, of any number."""
+        steps = losses if not isinstance(losses, Tensor) else losses.unbind(1) if losses.dim() == 2 else (losses,)
         self._done += len(steps)
         self._pending += steps
         if time.perf_counter() - self._flushed > FLUSH_SECONDS:
@@ -110,7 +114,8 @@ class Recorder:
         self._flushed = time.perf_counter()
         if not self._pending:
             return
-        values = torch.stack(self._pending).double().T.tolist()  # (curves, steps)
+        one = isinstance(self._pending[0], float)
+        values = [self._pending] if one else torch.stack(self._pending).double().T.tolist()  # type: ignore[arg-type]
         first = self._done - len(self._pending)
         x = tuple((first + i + 1) / self._per_epoch for i in range(len(self._pending)))
         self._pending = []
@@ -125,8 +130,18 @@ class Recorder:
                 self._ended.add(place)
                 self._may_diverge(place, said)
             if bad != 0:
-                self._report(Points(rank=self._rank, curve=curve, x=x[:bad], y=tuple(y[:bad])))
+                shown_x, shown_y = thin(x[:bad], y[:bad], self._stride)
+                self._report(Points(rank=self._rank, curve=curve, x=shown_x, y=shown_y))
         self._report(Progress(rank=self._rank, done=self._done, total=self._total))
+
+
+def thin(x: Sequence[float], y: Sequence[float], stride: int) -> tuple[tuple[float, ...], ...]:
+    """Of a long run, the means of so many steps in turn, each at its last step."""
+    if stride == 1:
+        return tuple(x), tuple(y)
+    starts = range(0, len(y), stride)
+    means = (statistics.fmean(y[start : start + stride]) for start in starts)
+    return tuple(x[min(start + stride, len(x)) - 1] for start in starts), tuple(means)
 
 
 def batches(rows: int, batch: int, seed: int, epoch: int) -> tuple[Tensor, ...]:
@@ -136,7 +151,7 @@ def batches(rows: int, batch: int, seed: int, epoch: int) -> tuple[Tensor, ...]:
 
 
 def fit(
-    step: Step[Part],
+    step: Callable[[Part], Tensor | Sequence[float]],
     epoch_batches: Callable[[int], Sequence[Part]],
     epochs: int,
     *,

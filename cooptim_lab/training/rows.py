@@ -90,7 +90,7 @@ class TensorRows:
         return len(self._x)
 
     def take(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        return self._x[rows], self._y[rows]
+        return self._x.index_select(0, rows), self._y.index_select(0, rows)  # in less than half the time of x[rows]
 
     def labels(self, rows: Tensor | None = None) -> np.ndarray | None:
         return whole_labels(self._y if rows is None else self._y[rows])

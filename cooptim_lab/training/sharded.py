@@ -41,7 +41,8 @@ WARM_UP_STEPS = 5
 OVERLAP_BYTES = 1 << 20
 """A bucket of the gradient is no smaller: below, starting another call costs more than it hides."""
 MOST_BUCKETS = 8
-TRIALS = 5
+TRIALS, WORTH = 5, 0.95
+"""Steps by which the two are compared, and what part of the time is worth more calls: a smaller gain is noise."""
 
 
 def train_sharded(context: Context, task: Task, spec: Sharded, keeping: Keeping | None = None) -> Result | None:
@@ -145,7 +146,7 @@ class _Work:
             staleness=self.aggregator.staleness
         )  # fmt: skip
 
-    def step(self, part: SharedBatch) -> Tensor:
+    def step(self, part: SharedBatch) -> Sequence[float]:
         """One step of this rank, with the others as the aggregator has it."""
         return self._step(self.aggregator, part)
 
@@ -204,7 +205,7 @@ class _Work:
                     self._step(aggregator, parts[i % len(parts)], is_trial=True)
                     times.append(time.perf_counter() - began)
                 seconds.append(statistics.median(times))
-            self._buckets = self.comm.bcast(buckets if seconds[1] < seconds[0] else 1, root=0)
+            self._buckets = self.comm.bcast(buckets if seconds[1] < WORTH * seconds[0] else 1, root=0)
             if self.context.is_root:
                 said = (
                     f"a step takes {seconds[0] * 1e3:.2g} ms with the gradient in one call, {seconds[1] * 1e3:.2g} ms"
@@ -235,7 +236,7 @@ class _Work:
 
     # While it trains.
 
-    def _step(self, aggregator: Aggregator, part: SharedBatch, *, is_trial: bool = False) -> Tensor:
+    def _step(self, aggregator: Aggregator, part: SharedBatch, *, is_trial: bool = False) -> Sequence[float]:
         model = self.replica.model
 
         def loss() -> Tensor:

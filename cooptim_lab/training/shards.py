@@ -169,7 +169,7 @@ def shard_batches(sizes: Sequence[int], which: int, batch: int, seed: int, epoch
         The rows of every shard.
     """
     generator = torch.Generator().manual_seed(derive(seed, epoch, which))
-    order = torch.randperm(sizes[which], generator=generator, dtype=torch.int32)
+    order = torch.randperm(sizes[which], generator=generator)
     rows, shards = sum(sizes), len(sizes)
     starts = range(0, rows, batch)
     if all(size == len(shard(rows, shards, each)) for each, size in enumerate(sizes)):

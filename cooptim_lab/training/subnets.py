@@ -144,7 +144,7 @@ class _Work:
         """One step of this rank's subnets (see `stepping.stacked_step`), by the trainer that they have now."""
         return self.trainer.step(rows)
 
-    def epoch_blocks(self, epoch: int) -> Sequence[Tensor] | Sequence[Sequence[Tensor]]:
+    def epoch_blocks(self, epoch: int) -> Sequence[Tensor | Sequence[Tensor]]:
         """The batches of an epoch, one by one, or where there are several stacks by `BLOCK` (see `stacked_step`)."""
         every = self.epoch_batches(epoch)
         if len(self.trainer.stacks) == 1:

@@ -59,11 +59,8 @@ class Timeline:
         self._told = self._since
         self._is_paused = False
 
-    @contextmanager
-    def call(self, kind: str, sent: int) -> Iterator[None]:
-        """Around a collective call in which `kind` says who waits for whom, and which sends so many bytes."""
-        began = time.perf_counter()
-        yield
+    def called(self, began: float, kind: str, sent: int) -> None:
+        """After a call to which this rank came at `began` (perf_counter); `kind` says who waits for whom."""
         if not self._is_paused:
             self._marks.append((began, time.perf_counter(), kind))
             self._sent += sent

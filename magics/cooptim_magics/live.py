@@ -70,6 +70,7 @@ class Picture:
         self._began = self._last = 0.0
         self._done: dict[int | None, tuple[int, int]] = {}
         self._latest = 0.0  # epoch that was reported last
+        self._lowest, self._highest = math.inf, -math.inf  # of all points, as they come: a long run has many
         self._points: dict[str, tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
 
     @classmethod
@@ -96,6 +97,8 @@ class Picture:
                 x, y = self._points[event.curve]
                 x.extend(event.x)
                 y.extend(event.y)
+                finite = [value for value in event.y if math.isfinite(value)]
+                self._lowest, self._highest = min([self._lowest, *finite]), max([self._highest, *finite])
                 self._latest = event.x[-1] if event.x else self._latest
             case Progress():
                 self._done[event.rank] = (event.done, event.total)
@@ -188,8 +191,7 @@ class Picture:
     @property
     def is_logarithmic(self) -> bool:
         """Whether the losses are better read on a logarithmic axis: all positive, and over a decade apart."""
-        values = [y for _, ys in self._points.values() for y in ys if math.isfinite(y)]
-        return self.kind != "speedup" and bool(values) and min(values) > 0 and max(values) > 10 * min(values)
+        return self.kind != "speedup" and self._lowest > 0 and self._highest > 10 * self._lowest
 
     @property
     def fraction(self) -> float | None:

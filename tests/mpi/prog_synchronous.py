@@ -97,10 +97,10 @@ def sharded(
                 return functional.cross_entropy(outputs, y[rows]) if len(rows) else outputs.sum() * 0
 
             outcome = aggregator.step(loss if len(rows) or is_normed else None, weight(part), False)
-            losses.append(outcome.losses)
-    losses.append(aggregator.settle())
+            losses += outcome.losses
+    losses += aggregator.settle()
     aggregator.close()
-    return flat(model), torch.cat(losses, 1)[0]
+    return flat(model), torch.tensor(losses, dtype=torch.float64)
 
 
 def parts_of_steps(skew: float = 0.0) -> list[tuple[list[Tensor], list[float]]]:

@@ -15,7 +15,7 @@ import math
 import socket
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from torch import Tensor
 from ...errors import InputError
 from ..timeline import Timeline
 from ..waiting import complete
-from .base import NOTHING, Aggregator, Loss, Outcome, Settings
+from .base import Aggregator, Loss, Outcome, Settings
 from .replica import CONTROL, Replica
 
 GRADIENT, WEIGHTS = 1, 2
@@ -48,7 +48,7 @@ class Async(Aggregator):
         super().__init__(comm, replica, settings, timeline)
         self.done = 0  # steps of this rank
         self.last = 0  # of all, when they are to stop; 0: not known
-        self._loss = torch.zeros(1, 1, dtype=torch.float64)
+        self._loss = 0.0
         self._ahead = min(settings.staleness, 1)  # answers that may be on their way
         self._answers = 0  # that this rank has got
         width = len(replica.gradient)
@@ -91,9 +91,9 @@ class Async(Aggregator):
             self._send(weight, value, stop, lag)
             self._wait(lambda: self._answers >= self.done - self._ahead)
         self.timeline.step()
-        return Outcome(self._loss.clone(), bool(self.last) and self.done >= self.last)
+        return Outcome((self._loss,), bool(self.last) and self.done >= self.last)
 
-    def settle(self) -> Tensor:
+    def settle(self) -> Sequence[float]:
         if self.rank == 0:
             self._wait(lambda: min(self._clock) >= self.done and not self._owed)
             for request in self._sends.values():
@@ -103,7 +103,7 @@ class Async(Aggregator):
             self._wait(lambda: self._answers >= self.done and self._is_sent())
         weights = self.replica.weights.numpy()
         complete(self.comm.Ibcast(weights, root=0), weights)
-        return NOTHING
+        return ()
 
     def whole(self) -> Any:
         self.settle()
@@ -153,7 +153,7 @@ class Async(Aggregator):
             self._answers += 1
             left, loss = self._into[-CONTROL:][[LEFT, LOSS_NOW]].tolist()
             self.last = self._answers + int(left) if left else 0
-            self._loss[0, 0] = loss
+            self._loss = loss
             self.replica.weights.copy_(torch.from_numpy(self._into))
             self._receiving = self.comm.Irecv(self._into, source=0, tag=WEIGHTS)
         return is_new
@@ -182,7 +182,7 @@ class Async(Aggregator):
             answer = self._to[rank]
             answer[:] = self.replica.weights.detach().numpy()
             self._given[rank] += 1
-            answer[-CONTROL:][[LEFT, LOSS_NOW]] = max(0, self.last - self._given[rank]), float(self._loss)
+            answer[-CONTROL:][[LEFT, LOSS_NOW]] = max(0, self.last - self._given[rank]), self._loss
             self._sends[rank] = self.comm.Isend(answer, dest=rank, tag=WEIGHTS)
             self.timeline.spent(communication=time.perf_counter() - began, sent=answer.nbytes)
         return is_new
@@ -205,7 +205,7 @@ class Async(Aggregator):
         self._clock[rank] += 1
         self._losses[rank], self._shares[rank] = value, weight
         known = [(v, w) for v, w in zip(self._losses, self._shares, strict=True) if not math.isnan(v)]
-        self._loss[0, 0] = sum(v * w for v, w in known) / max(1e-12, sum(w for _, w in known))
+        self._loss = sum(v * w for v, w in known) / max(1e-12, sum(w for _, w in known))
         if stop and not self.last:
             # A step that nobody has begun, and that an answer from now on reaches everybody before.
             self.last = max(self._clock) + self._ahead + 2

@@ -8,32 +8,29 @@ from __future__ import annotations
 
 import math
 import socket
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ...errors import InputError
 from ..compression import Compression
 from ..timeline import ALL, Timeline
 from ..waiting import complete
-from .replica import BAD, LOSS, SHARE, STOP, WHO, Replica
+from .replica import Replica
 
 Loss = Callable[[], Tensor]
-NOTHING = torch.empty(1, 0)
-"""The losses of no step."""
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What is known after a step: the same on every rank, but for `async`."""
 
-    losses: Tensor
-    """Over the whole batch, of the steps that have become known with this one, shape (1, steps)."""
+    losses: Sequence[float]
+    """Over the whole batch, of the steps that have become known with this one."""
     stop: bool = False
     """Whether all ranks end here."""
     shares: bool = False
@@ -97,12 +94,12 @@ class Aggregator:
         """While it lasts, every rank's model is what all have trained together. Collective."""
         yield
 
-    def settle(self) -> Tensor:
+    def settle(self) -> Sequence[float]:
         """Bring all ranks to the same weights for good: the end of training. Collective.
 
-        Returns losses (1, steps) that have become known with it.
+        Returns the losses that have become known with it.
         """
-        return NOTHING
+        return ()
 
     def can_save(self) -> bool:
         """Whether a checkpoint may be made after the step that has just ended: the same on every rank. Collective."""
@@ -129,22 +126,28 @@ class Aggregator:
             return
         from mpi4py import MPI
 
-        with self.timeline.call(ALL, array.nbytes):
-            complete(self.comm.Iallreduce(MPI.IN_PLACE, array), array)
+        began = time.perf_counter()
+        complete(self.comm.Iallreduce(MPI.IN_PLACE, array), array)
+        self.timeline.called(began, ALL, array.nbytes)
 
     def _sign(self, loss: float, weight: float, stop: bool) -> None:
         """Write what this rank has to say behind its gradient."""
-        control, is_bad = self.replica.gradient, not math.isfinite(loss)
-        control[LOSS] = 0.0 if is_bad else loss * weight
-        control[STOP], control[BAD], control[WHO] = float(stop), float(is_bad), float(self.rank * is_bad)
-        control[SHARE] = float(self.rank == 0 and self.timeline.is_due)
+        is_bad = not math.isfinite(loss)
+        # In the order of replica.CONTROL, at once: a step of a small network takes half a millisecond.
+        self.replica.control[:] = (
+            0.0 if is_bad else loss * weight,
+            stop,
+            is_bad,
+            self.rank * is_bad,
+            self.rank == 0 and self.timeline.is_due,
+        )
 
-    def _read(self, flat: Tensor) -> tuple[bool, bool]:
-        """Whether to stop and whether to share times, of the sum over all ranks."""
-        _, stop, bad, who, share = flat[LOSS:].tolist()
+    def _read(self, control: np.ndarray) -> tuple[float, bool, bool]:
+        """The loss, whether to stop and whether to share times, of the sum over all ranks."""
+        loss, stop, bad, who, share = control.tolist()
         if bad:
             self._complain(int(bad), int(who))
-        return stop > 0, share > 0
+        return loss, stop > 0, share > 0
 
     def _complain(self, bad: int, who: int) -> None:
         advice = "lower the learning rate, scale the inputs, or look for NaN in the data"

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..timeline import Timeline
-from .base import NOTHING, Aggregator, Loss, Outcome, Settings
+from .base import Aggregator, Loss, Outcome, Settings
 from .replica import CONTROL, Replica
 
 
@@ -41,14 +42,14 @@ class Local(Aggregator):
         self._rows += weight
         self.timeline.step()
         if len(self._losses) < self.settings.sync_every:
-            return Outcome(NOTHING)
+            return Outcome(())
         return self._meet(stop)
 
     def _meet(self, stop: bool) -> Outcome:
         self._sign(0.0 if self._bad is None else self._bad, 0.0, stop)
         total = self._average()
         self.adopt(total)
-        stop, shares = self._read(total)
+        _, stop, shares = self._read(total[-CONTROL:].numpy())
         return Outcome(self._share_losses(), stop, shares)
 
     def _average(self) -> Tensor:
@@ -63,11 +64,11 @@ class Local(Aggregator):
         """Go on from the mean of all weights."""
         self.replica.weights[: self.replica.count] = mean[: self.replica.count]
 
-    def _share_losses(self) -> Tensor:
-        losses = torch.tensor([self._losses], dtype=torch.float64)
-        self.sum_up(losses.numpy())
+    def _share_losses(self) -> Sequence[float]:
+        losses = np.array(self._losses)
+        self.sum_up(losses)
         self._losses, self._rows = [], 0.0
-        return losses
+        return losses.tolist()
 
     @contextmanager
     def whole(self) -> Iterator[None]:
@@ -82,8 +83,8 @@ class Local(Aggregator):
         finally:
             self.replica.weights.copy_(own)
 
-    def settle(self) -> Tensor:
-        return self._meet(False).losses if self._losses else NOTHING
+    def settle(self) -> Sequence[float]:
+        return self._meet(False).losses if self._losses else ()
 
     def can_save(self) -> bool:
         return not self._losses  # all have just met

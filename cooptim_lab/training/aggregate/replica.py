@@ -15,10 +15,8 @@ from ...errors import InputError
 from ..optimizers import is_elementwise, use_fused
 
 CONTROL = 5
-"""Numbers behind the gradient."""
-LOSS, STOP, BAD, WHO, SHARE = range(-CONTROL, 0)
-"""Where they lie: the weighted loss; ranks that wish to stop; ranks whose loss is not finite, and the sum of their
-numbers; whether times are to be shared after this exchange."""
+"""Numbers behind the gradient: the weighted loss; ranks that wish to stop; ranks whose loss is not finite, and the sum
+of their numbers; whether times are to be shared after this exchange."""
 
 MakeOptimizer = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
 
@@ -40,6 +38,8 @@ class Replica:
         Numbers that are trained.
     weights, gradient : Tensor
         (count + CONTROL,), of the parameters' dtype.
+    control : numpy.ndarray
+        A view of what is behind the gradient, (CONTROL,).
 
     Raises
     ------
@@ -59,6 +59,9 @@ class Replica:
         self.count = sum(p.numel() for p in self.parameters)
         self.weights = torch.zeros(self.count + CONTROL, dtype=self.parameters[0].dtype)
         self.gradient = torch.zeros_like(self.weights)
+        self.control = self.gradient[-CONTROL:].numpy()
+        self._weight = torch.ones((), dtype=self.weights.dtype)
+        self._weight_now = 1.0
         optimizer = make_optimizer(self.parameters)
         for p, value, grad in zip(self.parameters, self.views(self.weights), self.views(self.gradient), strict=True):
             value.copy_(p.detach())
@@ -81,7 +84,13 @@ class Replica:
         if loss is None:
             return 0.0
         value = loss()
-        value.backward(torch.full_like(value, weight))
+        if value.dtype != self._weight.dtype:
+            value.backward(torch.full_like(value, weight))
+        else:
+            if weight != self._weight_now:
+                self._weight.fill_(weight)
+                self._weight_now = weight
+            value.backward(self._weight)
         return value.item()
 
     def step(self) -> None:
