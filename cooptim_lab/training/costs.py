@@ -319,8 +319,8 @@ def spread(ranks: int, hosts: Sequence[int]) -> list[int]:
 def crossing(hosts: Sequence[int], on: Calibration) -> float | None:
     """The bytes from which on the central server loses to a ring, by the formulas; None where it does not.
 
-    A ring has more messages in a row, 2 (M − 1) to 2 ⌈lg M⌉, and sends fewer bytes. Looked for from `LEAST` on: that
-    is returned where the ring is faster for a single number.
+    A ring has more messages in a row, 2 (M − 1) to M − 1 + ⌈lg M⌉, and sends fewer bytes. Looked for from `LEAST` on:
+    that is returned where the ring is faster for a single number.
     """
     low, high = LEAST, MOST
 

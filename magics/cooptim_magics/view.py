@@ -22,7 +22,7 @@ from .chart import LiveChart
 from .live import Picture
 from .plots import mime_bundle
 
-REFRESH_SECONDS = 0.1  # as often as the eye asks for; an update costs the kernel under a millisecond
+REFRESH_SECONDS = 0.2  # as often as ranks tell of their steps
 
 
 class Interrupted(KeyboardInterrupt):
