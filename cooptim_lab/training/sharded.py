@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import socket
 import statistics
@@ -41,7 +42,7 @@ WARM_UP_STEPS = 5
 OVERLAP_BYTES = 1 << 20
 """A bucket of the gradient is no smaller: below, starting another call costs more than it hides."""
 MOST_BUCKETS = 8
-TRIALS, WORTH = 5, 0.95
+TRIALS, WORTH = 7, 0.9
 """Steps by which the two are compared, and what part of the time is worth more calls: a smaller gain is noise."""
 
 
@@ -195,16 +196,14 @@ class _Work:
         size = self.replica.count * self.replica.weights.element_size()
         buckets = min(MOST_BUCKETS, size // OVERLAP_BYTES)
         if isinstance(aggregator, AllReduce) and self.context.size > 1 and buckets > 1 and self.spec.compress == "none":
-            seconds = []
-            for count in (1, buckets):
+            times: dict[int, list[float]] = {1: [], buckets: []}
+            for i, count in itertools.product(range(TRIALS), times):  # in turn: what slows one slows the other
                 aggregator.use_buckets(count)
-                times = []
-                for i in range(TRIALS):
-                    self.comm.Barrier()
-                    began = time.perf_counter()
-                    self._step(aggregator, parts[i % len(parts)], is_trial=True)
-                    times.append(time.perf_counter() - began)
-                seconds.append(statistics.median(times))
+                self.comm.Barrier()
+                began = time.perf_counter()
+                self._step(aggregator, parts[i % len(parts)], is_trial=True)
+                times[count].append(time.perf_counter() - began)
+            seconds = [statistics.median(each) for each in times.values()]
             self._buckets = self.comm.bcast(buckets if seconds[1] < WORTH * seconds[0] else 1, root=0)
             if self.context.is_root:
                 said = (

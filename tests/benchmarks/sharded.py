@@ -45,8 +45,9 @@ from tests.benchmarks.rows import REPEATS, Row
 
 HELD_OUT, BATCH = 0.2, peers.BATCH
 PER_EPOCH = round(peers.ROWS * (1 - HELD_OUT)) // (2 * BATCH)
-EPOCHS = {64: 24, 256: 10, 1024: 2}
-"""By hidden width: a measurement is to take about a second."""
+EPOCHS = {64: 8, 256: 4, 1024: 1}
+"""By hidden width: a measurement is to take about half a second; many short ones say more than a few long ones."""
+ROUNDS = 15
 REACHES = {64: (0.3, 1.1), 256: (0.6, 1.1), 1024: (0.7, 1.05)}
 """Over DDP's step, over that of a flat Allreduce by hand."""
 WATCHING = 1.03
@@ -93,8 +94,8 @@ def step_rows(pool: RankPool, ddp: Ddp, width: int) -> list[Row]:
         "hand": lambda: pool.run(peers.by_hand, width=width, steps=steps)[0],
         "bare": lambda: pool.run(unwatched, width=width, epochs=epochs, buckets=buckets)[0],
     }
-    median, spread = take_turns(ways)
-    parts = f"{result.engine}; ms over {REPEATS} rounds: " + ", ".join(f"{n} {spread[n]}" for n in ways)
+    median, spread = take_turns(ways, ROUNDS)
+    parts = f"{result.engine}; ms over {ROUNDS} rounds: " + ", ".join(f"{n} {spread[n]}" for n in ways)
     over_ddp, over_hand = REACHES[width]
     others = {
         "DDP": ("DDP on gloo", over_ddp, parts),
@@ -107,11 +108,11 @@ def step_rows(pool: RankPool, ddp: Ddp, width: int) -> list[Row]:
     ]
 
 
-def take_turns(ways: dict[str, Callable[[], float]]) -> tuple[dict[str, float], dict[str, str]]:
+def take_turns(ways: dict[str, Callable[[], float]], rounds: int = REPEATS) -> tuple[dict[str, float], dict[str, str]]:
     """Medians of rounds in which each has its turn, another one first in each, and their ranges in milliseconds."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     names = list(ways)
-    for turn in range(REPEATS):
+    for turn in range(rounds):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
             seconds[name].append(ways[name]())
     spread = {name: f"{min(known) * 1e3:.3g} to {max(known) * 1e3:.3g}" for name, known in seconds.items()}
