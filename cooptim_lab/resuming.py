@@ -13,21 +13,19 @@ import pickle
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .errors import InputError, LabError, PoolError, RankFailure
 from .ranks.job import is_of_mpi
 from .ranks.parcel import dumps
 from .runs import store
-from .runs.events import Ended, Note, Resumed
+from .runs.events import Ended, Note
 from .runs.run import Run
 from .task import Task
-from .training.spec import WAYS, Spec
+from .training.keeping import FRESH, IF_THERE, MUST, Keeping
+from .training.spec import Spec
 
-if TYPE_CHECKING:
-    from .training.sharded import Keeping
-
-Submit = Callable[["Keeping", Callable[[LabError], bool]], None]
+Submit = Callable[[Keeping, Callable[[LabError], bool]], None]
 """Hands the run to the ranks; the second is asked when it has failed, and says whether it goes on all the same."""
 
 
@@ -41,50 +39,44 @@ class Carrier:
     _lock: Any = None
     _tried: int = field(default=0)
 
-    def begin(self, task: Task) -> None:
+    def begin(self, task: Task, spec: Spec) -> None:
         """A new run: keep what resuming needs, then start."""
-        self._lock = store.claim(self.run.id)
         try:
-            store.keep_bytes(self.run.id, store.TASK, dumps(task))
+            self._lock = store.claim(self.run.id)
+            store.keep_bytes(self.run.id, store.TASK, dumps((task, spec)))
         except (OSError, InputError) as error:
             self.run.post(Note(text=f"once this kernel is gone the run cannot be resumed: {error}"))
-        self._start(resume=False)
+        self._start(FRESH)
 
     def go_on(self, lock: Any) -> None:
         """A run that `reopen` has opened."""
         self._lock = lock
-        self._start(resume=True)
+        self._start(MUST)
 
-    def _start(self, *, resume: bool) -> None:
-        from .training.keeping import Keeping
-
+    def _start(self, resume: str) -> None:
         self.run.log.listen(self._heed)
-        self._submit = lambda again: self.submit(
-            Keeping(str(store.path(self.run.id, store.CHECKPOINT)), again), self._rescue
-        )
         self._submit(resume)
+
+    def _submit(self, resume: str) -> None:
+        self.submit(Keeping(str(store.path(self.run.id, store.CHECKPOINT)), resume), self._rescue)
 
     def _rescue(self, error: LabError) -> bool:
         """On the pool's thread, when the run has failed."""
         if self._tried >= self.retries or self.run.stop_level or not is_loss(error):
             return False
         self._tried += 1
-        has_checkpoint = store.path(self.run.id, store.CHECKPOINT).exists()
-        where = "from the last checkpoint" if has_checkpoint else "from the beginning: there was no checkpoint yet"
-        self.run.post(Note(text=f"{error}; the run goes on {where} (retry {self._tried} of {self.retries})"))
-        if not has_checkpoint:
-            self.run.post(Resumed(step=0, epoch=0.0))
-        self._submit(has_checkpoint)
+        how = "from its last checkpoint, if it had one"
+        self.run.post(Note(text=f"{error}; the run goes on {how} (retry {self._tried} of {self.retries})"))
+        self._submit(IF_THERE)
         return True
 
     def _heed(self, event: Any) -> None:
         if not isinstance(event, Ended) or self._lock is None:
             return
-        if event.state == "done":
+        ended = (store.TASK, store.CHECKPOINT + ".before") if event.state == "done" else ()
+        for ending in (*ended, store.LOCK):
             with contextlib.suppress(OSError):
-                store.path(self.run.id, store.TASK).unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            store.path(self.run.id, store.LOCK).unlink(missing_ok=True)
+                store.path(self.run.id, ending).unlink(missing_ok=True)
         self._lock.close()
         self._lock = None
 
@@ -110,13 +102,9 @@ def reopen(id: str) -> tuple[Run[Any], Task, Spec, Any]:
         raise InputError(f"run {id} made no checkpoints: only runs of sharded with --save-every can be resumed")
     lock = store.claim(id)
     try:
-        checkpoint = store.path(id, store.CHECKPOINT)
-        if not checkpoint.exists() and not checkpoint.with_name(checkpoint.name + ".before").exists():
-            raise InputError(f"run {id} ended before its first checkpoint: start it again")
-        task = _open_task(id)
-        kind = WAYS[record.kind]
-        spec = kind(**{name: value for name, value in record.options.items() if name in kind.__dataclass_fields__})
+        task, spec = _open_task(id)
     except BaseException:
+        store.path(id, store.LOCK).unlink(missing_ok=True)
         lock.close()
         raise
     run: Run[Any] = Run(record.kind, record.options, title=record.title, id=id)
@@ -126,14 +114,12 @@ def reopen(id: str) -> tuple[Run[Any], Task, Spec, Any]:
     return run, task, spec, lock
 
 
-def _open_task(id: str) -> Task:
+def _open_task(id: str) -> tuple[Task, Spec]:
     path: Path = store.path(id, store.TASK)
     try:
-        task = pickle.load(io.BytesIO(path.read_bytes()))
+        task, spec = pickle.load(io.BytesIO(path.read_bytes()))
     except FileNotFoundError:
         raise InputError(f"the task of run {id} was not kept: it cannot be resumed") from None
     except Exception as error:
         raise InputError(f"the task of run {id} cannot be opened: {type(error).__name__}: {error}") from error
-    if not isinstance(task, Task):
-        raise InputError(f"the task of run {id} is damaged: it cannot be resumed")
-    return task
+    return task, spec

@@ -88,7 +88,7 @@ def compare(task: Task | None = None, *, pool: RankPool | None = None, **options
     titles = [
         TITLES["baseline"],
         count(spec.subnets, "sub-network"),
-        f"{count(spec.workers, 'shard')}, {spec.aggregate}",
+        f"{count(spec.workers, 'shard')}, {spec.options()['aggregate']}",
     ]
     return _study(task, spec, list(zip(titles, ways, strict=True)), spec.repeats, pool)
 

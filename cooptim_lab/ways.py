@@ -130,7 +130,7 @@ def launch(task: Task | None, spec: Spec, *, pool: RankPool | None = None, recor
         store.keep(run)
     run.post(Started(way=spec.way, options=spec.options(), workers=spec.workers))
     if isinstance(spec, Sharded) and spec.save_every and record:
-        Carrier(run, _submitter(run, task, spec, pool), spec.retries).begin(task)
+        Carrier(run, _submitter(run, task, spec, pool), spec.retries).begin(task, spec)
         return run
     return _submit(run, pool, run_program, {"task": task, "spec": spec}, spec.workers, finish=_finish)
 
@@ -161,9 +161,11 @@ def resume(id: str, *, pool: RankPool | None = None) -> Run[Result]:
 
 
 def _submitter(run: Run[Result], task: Task, spec: Sharded, pool: RankPool | None) -> Submit:
+    carrying = pool or shared_pool()  # once: a retry of a pool that is being closed must not make another
+
     def submit(keeping: Keeping, rescue: Callable[[LabError], bool]) -> None:
         arguments = {"task": task, "spec": spec, "keeping": keeping}
-        _submit(run, pool, run_program, arguments, spec.workers, finish=_finish, rescue=rescue)
+        _submit(run, carrying, run_program, arguments, spec.workers, finish=_finish, rescue=rescue)
 
     return submit
 

@@ -146,6 +146,9 @@ class RankPool:
         job = Job(next(self._ids), run, calls, sender, workers, finish, is_cooperative, timeout, rescue)
         run.on_stop(lambda level: self._mailbox.put((None, StopAsked())))
         self._queue.put(job)
+        if self._closed and threading.current_thread() is not self._thread:  # it was closed meanwhile
+            self._thread.join(CLOSE_SECONDS)
+            self._turn_away()
 
     def run(
         self,
@@ -288,11 +291,24 @@ class RankPool:
             except Exception as error:  # noqa: BLE001 - a run must end, whatever happens; the error is its end
                 if item.pending:
                     self._drop()  # some ranks are still at it
-                item.run.fail(error)
+                if not (isinstance(error, LabError) and item.rescue is not None and item.rescue(error)):
+                    item.run.fail(error)
             finally:
                 item.sender.close()
                 self._current = None
         self._drop()
+        self._turn_away()
+
+    def _turn_away(self) -> None:
+        """Fail the jobs that came while the pool was closing: nobody would ever look at them."""
+        while True:
+            try:
+                item = self._queue.get_nowait()
+            except queue.Empty:
+                return
+            if isinstance(item, Job):
+                item.sender.close()
+                item.run.fail(RunStopped("stopped: the pool was closed"))
 
     def _ensure(self, workers: int, cancelled: Callable[[], bool]) -> RankSet:
         """Ranks that are alive and enough."""

@@ -45,7 +45,8 @@ class Result:
     diversity: float | None = None
     """By how much their mean is better than they are on the average, in loss (see `training.fuse.diversity`)."""
     breakdown: tuple[Mapping[str, Any], ...] = ()
-    """Of a sharded run, for each rank: rank, host, steps; seconds of compute, communication and waiting; bytes sent."""
+    """Of a sharded run, for each rank: rank, host, steps; seconds of compute, communication and waiting; bytes sent. If
+    it was resumed, since then."""
     staleness: tuple[float, int] | None = None
     """Mean and most of how many steps the weights of a gradient were old; None where that is always 0."""
     network_bytes: bytes = field(repr=False)

@@ -134,7 +134,7 @@ def claim(id: str) -> IO[bytes]:
     file = place.open("ab")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         file.close()
         raise InputError(f"run {id} goes on already, here or in another kernel: stop it first") from None
     return file

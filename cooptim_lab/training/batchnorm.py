@@ -7,6 +7,8 @@ and the running statistics are averaged (`average_buffers`).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -22,14 +24,37 @@ def has_batchnorm(model: nn.Module) -> bool:
 
 def share_batchnorm(model: nn.Module, comm: Any) -> nn.Module:
     """Let every BatchNorm layer of a model normalise over all ranks' rows, in place; parameters and buffers stay."""
-    for name, module in list(model.named_modules()):
+    made: dict[int, _Shared] = {}  # a layer that is used twice stays one
+    for name, module in list(model.named_modules(remove_duplicate=False)):
         if isinstance(module, _BatchNorm):
-            shared = _Shared(module, comm).train(module.training)
+            shared = made.setdefault(id(module), _Shared(module, comm).train(module.training))
             parent, _, last = name.rpartition(".")
             if not last:
                 return shared
             setattr(model.get_submodule(parent), last, shared)
     return model
+
+
+@contextmanager
+def absent(model: nn.Module) -> Iterator[None]:
+    """While it lasts, this rank's rows do not count in the sums of shared layers."""
+    layers = [module for module in model.modules() if isinstance(module, _Shared)]
+    for layer in layers:
+        layer.is_present = False
+    yield
+    for layer in layers:
+        layer.is_present = True
+
+
+@contextmanager
+def by_running_statistics(model: nn.Module) -> Iterator[None]:
+    """While it lasts, BatchNorm layers normalise as in evaluation: a single row has no variance of its own."""
+    layers = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.training]
+    for layer in layers:
+        layer.eval()
+    yield
+    for layer in layers:
+        layer.train()
 
 
 class _Shared(nn.Module):
@@ -43,6 +68,8 @@ class _Shared(nn.Module):
             self.register_buffer(name, buffer)
         self.layer = [layer]  # in a list: not a submodule, or its parameters would be named twice
         self.comm = comm
+        self.is_present = True
+        """Whether this rank's rows count: one that has none in a batch still takes part in the sums."""
 
     def forward(self, x: Tensor) -> Tensor:
         layer = self.layer[0]
@@ -50,7 +77,7 @@ class _Shared(nn.Module):
             return layer.eval()(x)
         layer.train()
         over = [0, *range(2, x.dim())]
-        y, mean, variance, count = _Normalise.apply(x, over, layer.eps, self.comm)
+        y, mean, variance, count = _Normalise.apply(x, over, layer.eps, self.comm, self.is_present)
         shape = (1, -1, *[1] * (x.dim() - 2))
         if layer.affine:
             y = y * layer.weight.view(shape) + layer.bias.view(shape)
@@ -72,15 +99,15 @@ class _Normalise(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, over: list[int], eps: float, comm: Any) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, x: Tensor, over: list[int], eps: float, comm: Any, is_present: bool) -> tuple[Tensor, ...]:
         channels = x.shape[1]
         count = torch.full((1,), float(x.numel() // channels), dtype=x.dtype)
-        first = _sum(torch.cat([x.sum(over), count]), comm)
+        first = _sum(torch.cat([x.sum(over), count]) * is_present, comm)
         count = first[-1:]
         mean = first[:-1] / count
         shape = (1, -1, *[1] * (x.dim() - 2))
         centred = x - mean.view(shape)  # in two passes: the square of the mean would cost digits
-        variance = _sum(centred.square().sum(over), comm) / count
+        variance = _sum(centred.square().sum(over) * is_present, comm) / count
         scale = (variance + eps).rsqrt()
         y = centred * scale.view(shape)
         ctx.save_for_backward(y, scale, count)
@@ -89,13 +116,13 @@ class _Normalise(torch.autograd.Function):
         return y, mean, variance, count
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, None, None, None]:
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, None, None, None, None]:
         y, scale, count = ctx.saved_tensors
         dy, shape = gradients[0], ctx.shape
         channels = y.shape[1]
         sums = _sum(torch.cat([dy.sum(ctx.over), (dy * y).sum(ctx.over)]), ctx.comm) / count
         mean_dy, mean_dy_y = sums[:channels].view(shape), sums[channels:].view(shape)
-        return (dy - mean_dy - y * mean_dy_y) * scale.view(shape), None, None, None
+        return (dy - mean_dy - y * mean_dy_y) * scale.view(shape), None, None, None, None
 
 
 def average_buffers(model: nn.Module, comm: Any) -> None:

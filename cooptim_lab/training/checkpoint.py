@@ -1,4 +1,4 @@
-"""A training's state on disk, from which it goes on as if nothing had happened.
+"""A training's state on disk, from which it goes on: `ordered` bit for bit as if nothing had happened.
 
 One file for all ranks, written by rank 0: model and optimizer, what each rank remembers by itself, the state of every
 random generator, the position in the data. It is complete under its name or not there: written beside, synced, renamed.
@@ -57,6 +57,9 @@ def write(path: Path, state: Mapping[str, Any]) -> None:
     """
     fresh = path.with_name(f"{path.name}.{os.getpid()}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)  # rank 0's host may have none of the kernel's
+        for stale in path.parent.glob(f"{path.name}.[0-9]*"):  # of a rank that was killed while it wrote
+            stale.unlink(missing_ok=True)
         with fresh.open("wb") as file:
             torch.save({"format": FORMAT, **state}, file)
             file.flush()
@@ -75,6 +78,11 @@ def write(path: Path, state: Mapping[str, Any]) -> None:
 def before(path: Path) -> Path:
     """Where the checkpoint before the newest is."""
     return path.with_name(path.name + BEFORE)
+
+
+def exists(path: Path) -> bool:
+    """Whether there is one to go on from."""
+    return path.exists() or before(path).exists()
 
 
 def read(path: Path) -> tuple[dict[str, Any], str]:

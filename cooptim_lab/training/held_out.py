@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..task import Task
+from .objects import allgather, gather
 from .prepare import Score, check_fit, score
 from .rows import Rows, keep
 
@@ -53,16 +54,16 @@ class HeldOut:
         finally:
             network.train(training)
         outputs_per_row = parts[0][0][0].numel() if parts else 0
-        numbers = self.count * max(self.comm.allgather(outputs_per_row))
+        numbers = self.count * max(allgather(self.comm, outputs_per_row))
         if self.task.metric is not None or numbers <= MOST_NUMBERS:
             mine = tuple(torch.cat(of) for of in zip(*parts, strict=True)) if parts else None
-            every = self.comm.gather(mine, root=0)
+            every = gather(self.comm, mine)
             if every is None:
                 return None
             outputs, y = (torch.cat(of) for of in zip(*[pair for pair in every if pair is not None], strict=True))
             return score(self.task, outputs, y)
         scores = [(len(y), score(self.task, outputs, y)) for outputs, y in parts]
-        everyones = self.comm.gather(scores, root=0)
+        everyones = gather(self.comm, scores)
         if everyones is None:
             return None
         flat = [pair for scores in everyones for pair in scores]

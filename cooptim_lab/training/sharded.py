@@ -22,12 +22,13 @@ from ..task import Task
 from . import checkpoint
 from .aggregate import Aggregator, Replica, Settings, make_aggregator
 from .aggregate.synchronous import AllReduce, Synchronous
-from .batchnorm import average_buffers, has_batchnorm, share_batchnorm
+from .batchnorm import absent, average_buffers, by_running_statistics, has_batchnorm, share_batchnorm
 from .compression import make_compression
 from .context import Context
 from .held_out import HeldOut
-from .keeping import Keeping
-from .loop import Clock, fit
+from .keeping import IF_THERE, MUST, Keeping
+from .loop import Clock, Recorder, fit
+from .objects import agree, allgather, barrier, bcast, gather
 from .prepare import build_model, build_optimizer, loss_of
 from .reporting import make_recorder, make_result, report_score
 from .rows import Rows, hold_out, keep, open_rows
@@ -38,6 +39,7 @@ from .timeline import Share, Timeline
 from .waiting import complete
 
 TRAINING = "training loss"
+FIRST = torch.zeros(1, dtype=torch.int64)
 WARM_UP_STEPS = 5
 OVERLAP_BYTES = 1 << 20
 """A bucket of the gradient is no smaller: below, starting another call costs more than it hides."""
@@ -70,8 +72,10 @@ class _Work:
     replica: Replica = field(init=False)
     aggregator: Aggregator = field(init=False)
     timeline: Timeline = field(init=False)
+    recorder: Recorder = field(init=False)
     _loss: Any = None
     _shares_batchnorm: bool = False
+    _is_alone_in_batchnorm: bool = False
     _agreed_to_stop: bool = False
     _buckets: int = 1
     _done: int = 0
@@ -93,13 +97,16 @@ class _Work:
         if spec.aggregate == "ordered":
             torch.set_num_threads(1)
         probe = build_model(self.task.model, spec.seed)
-        self._read(probe)
-        self._loss = loss_of(self.task, self.rows.take(torch.zeros(1, dtype=torch.int64))[1])
-        self.held.check(probe, self.rows)
+        try:
+            self._read(probe)
+        except InputError as error:
+            agree(self.comm, error)
+        agree(self.comm, None)
         self._see_same(probe)
-        self._hosts = self.comm.allgather(socket.gethostname())
+        self._hosts = allgather(self.comm, socket.gethostname())
         is_synchronous = not isinstance(spec.aggregate, str) or spec.aggregate in ("server", "allreduce", "ordered")
         self._shares_batchnorm = is_synchronous and context.size > 1 and has_batchnorm(probe)
+        self._is_alone_in_batchnorm = not is_synchronous and context.size > 1 and has_batchnorm(probe)
         self._say_what_differs(probe, is_synchronous)
         with torch.random.fork_rng():
             self._warm_up()
@@ -110,18 +117,18 @@ class _Work:
         """From the first step, or from where a checkpoint is, to the result (on rank 0)."""
         spec, context = self.spec, self.context
         torch.manual_seed(derive(spec.seed, context.rank))
-        if self.keeping is not None and self.keeping.resume:
+        if self.keeping is not None and self._is_to_resume(self.keeping):
             self._resume(Path(self.keeping.path))
         rows = sum(self.deal.sizes)
-        recorder = make_recorder(context, [TRAINING], rows, spec, muted=not context.is_root, done=self._done)
-        self.comm.Barrier()
+        self.recorder = make_recorder(context, [TRAINING], rows, spec, muted=not context.is_root, done=self._done)
+        barrier(self.comm)
         self.clock.resume()
         self.timeline.restart()
         finished = fit(
             self.step,
             self.epoch_batches,
             spec.epochs,
-            recorder=recorder,
+            recorder=self.recorder,
             clock=self.clock,
             stopping=lambda: self._agreed_to_stop,
             end_epoch=self._end_epoch,
@@ -130,9 +137,9 @@ class _Work:
         if not finished and spec.save_every and self.aggregator.can_save():
             with self.clock.paused(), self.timeline.paused():
                 self._save()
-        recorder.add(self.aggregator.settle())
-        recorder.flush()
-        seconds = max(self.comm.allgather(self.clock.stop()))
+        self.recorder.add(self.aggregator.settle())
+        self.recorder.flush()
+        seconds = max(allgather(self.comm, self.clock.stop()))
         self._tell(self.timeline.share())
         average_buffers(self.replica.model, self.comm)
         network = build_model(self.task.model, spec.seed)
@@ -142,7 +149,7 @@ class _Work:
             return None
         way = spec.aggregate if isinstance(spec.aggregate, str) else spec.aggregate.__name__
         return make_result(
-            context, self.task, spec, network, score, seconds, recorder.steps, finished,
+            context, self.task, spec, network, score, seconds, self.recorder.steps, finished,
             engine=way + (f", {self._buckets} buckets" if self._buckets > 1 else ""), breakdown=self._breakdown(),
             staleness=self.aggregator.staleness
         )  # fmt: skip
@@ -165,6 +172,8 @@ class _Work:
         self.deal = deal(trained, context.size, context.rank, spec.shards, spec.seed, labels, spec.skew)
         self.rows = keep(every, self.deal.rows)
         self.held = HeldOut(self.task, every, held, self.comm)
+        self._loss = loss_of(self.task, self.rows.take(FIRST)[1])
+        self.held.check(model, self.rows)
 
     def _build(self, timeline: Timeline) -> None:
         spec = self.spec
@@ -185,6 +194,7 @@ class _Work:
         self.aggregator = make_aggregator(spec.aggregate, self.comm, self.replica, settings, timeline)
         if isinstance(self.aggregator, AllReduce):
             self.aggregator.use_buckets(self._buckets)
+            self._buckets = self.aggregator.buckets
 
     def _warm_up(self) -> None:
         """A few steps of a copy that is thrown away; of `allreduce`, also how many buckets are fastest."""
@@ -199,12 +209,12 @@ class _Work:
             times: dict[int, list[float]] = {1: [], buckets: []}
             for i, count in itertools.product(range(TRIALS), times):  # in turn: what slows one slows the other
                 aggregator.use_buckets(count)
-                self.comm.Barrier()
+                barrier(self.comm)
                 began = time.perf_counter()
                 self._step(aggregator, parts[i % len(parts)], is_trial=True)
                 times[count].append(time.perf_counter() - began)
             seconds = [statistics.median(each) for each in times.values()]
-            self._buckets = self.comm.bcast(buckets if seconds[1] < WORTH * seconds[0] else 1, root=0)
+            self._buckets = bcast(self.comm, buckets if seconds[1] < WORTH * seconds[0] else 1)
             if self.context.is_root:
                 said = (
                     f"a step takes {seconds[0] * 1e3:.2g} ms with the gradient in one call, {seconds[1] * 1e3:.2g} ms"
@@ -217,10 +227,15 @@ class _Work:
         aggregator.close()
 
     def _see_same(self, model: nn.Module) -> None:
-        """All ranks build the same model, or none trains."""
-        first, *others = self.comm.allgather(checkpoint.signature(model))
-        for rank, theirs in enumerate(others, 1):
+        """All ranks build the same model and deal the same rows, or none trains."""
+        (first, dealt), *others = allgather(self.comm, (checkpoint.signature(model), self.deal.sizes))
+        for rank, (theirs, sizes) in enumerate(others, 1):
             checkpoint.check_same(theirs, first, f"model() gives another network on rank {rank} than on rank 0")
+            if sizes != dealt:
+                raise InputError(
+                    f"the data is not the same on every rank: {sum(dealt)} rows to train on on rank 0, {sum(sizes)} on "
+                    f"rank {rank}, dealt as {dealt} and {sizes}"
+                )
 
     def _say_what_differs(self, model: nn.Module, is_synchronous: bool) -> None:
         if self.context.is_root and self.context.size > 1 and has_batchnorm(model):
@@ -239,12 +254,17 @@ class _Work:
         model = self.replica.model
 
         def loss() -> Tensor:
+            if not has_rows:  # the others' BatchNorm waits for this rank, though it has no rows
+                with absent(model):
+                    return model(self.rows.take(FIRST)[0]).sum() * 0
             x, y = self.rows.take(part.rows)
-            if not len(part.rows):  # the others' BatchNorm waits for this rank's rows, though there are none
-                return model(x).sum() * 0
+            if self._is_alone_in_batchnorm and len(x) == 1:
+                with by_running_statistics(model):
+                    return self._loss(model(x), y)
             return self._loss(model(x), y)
 
-        has_part = len(part.rows) > 0 or self._shares_batchnorm
+        has_rows = len(part.rows) > 0
+        has_part = has_rows or self._shares_batchnorm
         stop = self.context.stopping() and not is_trial
         try:
             outcome = aggregator.step(loss if has_part else None, part.weight, stop)
@@ -274,8 +294,8 @@ class _Work:
                     buffer.copy_(own)
             if score is not None:
                 report_score(self.context, epoch, score)
-        # A rank whose way does not meet at every step may have heard of the wish alone.
-        return bool(self.comm.allreduce(self._agreed_to_stop or self._wishes_to_stop()))
+            # A rank whose way does not meet at every step may have heard of the wish alone.
+            return any(allgather(self.comm, self._agreed_to_stop or self._wishes_to_stop()))
 
     def _wishes_to_stop(self) -> bool:
         return self.context.stopping() and not isinstance(self.aggregator, Synchronous)
@@ -308,13 +328,17 @@ class _Work:
     def _save(self) -> None:
         """Collective. A disk that takes no more is told of; the checkpoint before stays, the training goes on."""
         self._saved = self._done
+        self.recorder.flush()
         own: dict[str, Any] = {"random": checkpoint.random_state(), "own": self.aggregator.state()}
         if not self.aggregator.is_replicated:
             own["weights"], own["optimizer"] = self.replica.weights, self.replica.optimizer.state_dict()
         own["buffers"] = list(self.replica.model.buffers())
-        ranks = self.comm.gather(own, root=0)
-        if ranks is None or self.keeping is None:
-            return
+        ranks = gather(self.comm, own)
+        if ranks is not None and self.keeping is not None:
+            self._write(Path(self.keeping.path), ranks)
+        barrier(self.comm)  # nobody's clock goes on while rank 0 still writes
+
+    def _write(self, path: Path, ranks: list[dict[str, Any]]) -> None:
         state = {
             "signature": checkpoint.signature(self.replica.model),
             "weights": self.replica.weights.detach(),
@@ -324,15 +348,31 @@ class _Work:
             "seconds": self.clock.seconds,
         }
         try:
-            checkpoint.write(Path(self.keeping.path), state)
+            checkpoint.write(path, state)
         except OSError as error:
             text = f"no checkpoint after step {self._done}: {error.strerror or error}; the one before is kept"
             self.context.report(Note(rank=0, text=text))
 
+    def _is_to_resume(self, keeping: Keeping) -> bool:
+        """Collective: rank 0 looks, on its own host."""
+        if keeping.resume != IF_THERE:
+            return keeping.resume == MUST
+        is_there = bcast(self.comm, checkpoint.exists(Path(keeping.path)))
+        if not is_there and self.context.is_root:
+            self.context.report(Resumed(rank=0, step=0, epoch=0.0))
+        return is_there
+
     def _resume(self, path: Path) -> None:
         """Collective: go on from the newest checkpoint."""
-        state, said = checkpoint.read(path) if self.context.is_root else ({}, "")
-        state = self.comm.bcast(state, root=0)
+        state: dict[str, Any] = {}
+        said, wrong = "", None
+        if self.context.is_root:
+            try:
+                state, said = checkpoint.read(path)
+            except InputError as error:
+                wrong = error
+        agree(self.comm, wrong)
+        state = bcast(self.comm, state)
         mine = checkpoint.signature(self.replica.model)
         theirs = [(name, tuple(shape), kind) for name, shape, kind in state["signature"]]
         checkpoint.check_same(theirs, mine, "the checkpoint is of another model")

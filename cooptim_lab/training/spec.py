@@ -39,6 +39,13 @@ def subnets_option() -> Any:
 
 
 AGGREGATES = ("server", "allreduce", "ordered", "local", "diloco", "async")
+USED_BY = {
+    "sync_every": ("local", "diloco"),
+    "staleness": ("async",),
+    "outer_lr": ("diloco",),
+    "outer_momentum": ("diloco",),
+}
+"""Options that only some of the ways to aggregate have a use for."""
 COMPRESSIONS = {"bf16": "", "topk": "0.01", "powersgd": "4"}
 """With what each takes, where it takes something."""
 
@@ -64,7 +71,7 @@ def validate(spec: Any) -> None:
 def check_option(name: str, value: Any, kind: Any, rules: Mapping[str, Any]) -> None:
     """Refuse a value that an option does not allow (see `validate`)."""
     choices, at_least, method = rules["choices"], rules["at_least"], rules.get("takes_class", "")
-    if method and callable(getattr(value, method, None)):
+    if method and isinstance(value, type) and callable(getattr(value, method, None)):
         return
     if method and not isinstance(value, str):
         kinds = ", ".join(choices)
@@ -155,7 +162,7 @@ class Sharded(Spec):
     staleness: int = option(2, "steps that a rank of async may be ahead of the slowest", at_least=0)
     outer_lr: float = option(0.7, "learning rate of diloco's outer step", at_least=0)
     outer_momentum: float = option(0.9, "Nesterov momentum of diloco's outer step", at_least=0)
-    save_every: int = option(0, "steps between checkpoints; 0: none", at_least=0)
+    save_every: int = option(0, "steps between checkpoints (the task is kept too); 0: none", at_least=0)
     retries: int = option(0, "how often to go on by itself after a rank was lost", at_least=0)
 
     def __post_init__(self) -> None:
@@ -167,6 +174,10 @@ class Sharded(Spec):
             raise InputError(f"compress = {self.compress}: {given} cannot send that; aggregate by {able}")
         if self.skew and self.shards != "shuffle":
             raise InputError(f"skew = {self.skew} deals the rows by class: leave shards = {self.shards} out")
+        for name, ways in USED_BY.items():
+            value = getattr(self, name)
+            if value != type(self).__dataclass_fields__[name].default and self.aggregate not in ways:
+                raise InputError(f"{name} = {value}: only {' and '.join(ways)} take it; leave it out")
         if self.retries and not self.save_every:
             raise InputError(f"retries = {self.retries}: there is nothing to go on from; add save_every")
 
@@ -188,7 +199,7 @@ def read_compress(text: str) -> tuple[str, float]:
         return kind, 0.0
     try:
         number = float(amount or COMPRESSIONS[kind])
-        if (kind == "topk" and 0 < number <= 1) or (kind == "powersgd" and number >= 1 and number == int(number)):
+        if (kind == "topk" and 0 < number <= 1) or (kind == "powersgd" and number >= 1 and number % 1 == 0):
             return kind, number
     except (KeyError, ValueError):
         pass

@@ -67,6 +67,8 @@ class Timeline:
 
     def spent(self, communication: float = 0.0, waiting: float = 0.0, sent: int = 0) -> None:
         """Note what needs no comparing with others."""
+        if self._is_paused:
+            return
         self._direct[0] += communication
         self._direct[1] += waiting
         self._sent += sent

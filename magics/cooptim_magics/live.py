@@ -103,7 +103,9 @@ class Picture:
             case Progress():
                 self._done[event.rank] = (event.done, event.total)
             case Note():
-                (self.notes if event.is_doubt else self.remarks).append(event.text)
+                said = self.notes if event.is_doubt else self.remarks
+                if event.text not in said:  # a run that goes on after a loss says some things again
+                    said.append(event.text)
             case Output():
                 self.output.append(event)
             case Spent():

@@ -53,7 +53,7 @@ def test_a_lost_rank_is_made_good_bit_for_bit(nothing_left, pool, rank):
     assert result.steps == whole.steps
     (note,) = [event.text for event in run.log.since(0) if isinstance(event, Note)]
     assert note.startswith(f"rank {rank} on ")
-    assert "goes on from the last checkpoint (retry 1 of 1)" in note
+    assert "goes on from its last checkpoint, if it had one (retry 1 of 1)" in note
     assert [event.step for event in run.log.since(0) if isinstance(event, Resumed)]
     nothing_left()
 
@@ -134,7 +134,7 @@ def test_a_killed_kernels_run_goes_on_in_another(pool, tmp_path):
     with subprocess.Popen([sys.executable, "-c", OWNER], stdout=subprocess.PIPE, text=True) as owner:
         id = owner.stdout.readline().strip()
         assert wait_until(lambda: store.path(id, store.CHECKPOINT).exists())
-        with refused(id, "another kernel"):
+        with refused(id, "in another kernel"):
             resume(id, pool=pool)
         owner.kill()
     with store.path(id).open("a") as file:
@@ -142,6 +142,40 @@ def test_a_killed_kernels_run_goes_on_in_another(pool, tmp_path):
     assert store.load(id).state == "lost"
     assert torch.equal(weights(resume(id, pool=pool).wait(PATIENCE_SECONDS)), weights(whole))
     assert store.load(id).state == "done"
+
+
+class Plain:
+    def aggregate(self, comm, gradient):
+        gradient[:] = sum(comm.allgather(gradient))
+
+
+def test_a_way_of_ones_own_is_kept_with_the_task(pool):
+    run = train_sharded(digits(), pool=pool, **{**OPTIONS, "epochs": 100_000}, aggregate=Plain)
+    assert wait_until(lambda: checkpoint(run).exists())
+    run.stop()
+    run.wait(PATIENCE_SECONDS)
+    again = resume(run.id, pool=pool)
+    assert wait_until(lambda: any(isinstance(event, Resumed) for event in again.log.since(0)))
+    again.stop()
+    assert again.wait(PATIENCE_SECONDS).engine == "Plain"
+
+
+def test_a_pool_that_closes_ends_a_run_that_was_to_be_retried(nothing_left):
+    with RankPool(2) as own:
+        run = train_sharded(digits(), pool=own, **{**OPTIONS, "epochs": 100_000}, retries=100)
+        lose_a_rank(run, own, 1)
+        nothing_left()
+    assert run.join(PATIENCE_SECONDS)
+    assert run.state in ("stopped", "failed")
+    assert not store.path(run.id, store.LOCK).exists()
+
+
+def test_a_record_that_cannot_be_kept_stops_no_training(pool, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv(store.PLACE, str(tmp_path / "file"))
+    run = train_sharded(digits(), pool=pool, **OPTIONS)
+    assert run.wait(PATIENCE_SECONDS).state == "done"
+    assert any("cannot be resumed" in event.text for event in run.log.since(0) if isinstance(event, Note))
 
 
 def test_what_cannot_be_resumed_is_refused(pool):

@@ -11,8 +11,8 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from cooptim_lab import RankPool, Task, digits, train_sharded
-from cooptim_lab.runs.events import Note, Spent, Stale
-from tests.support import PATIENCE_SECONDS, refused
+from cooptim_lab.runs.events import Note, Progress, Spent, Stale
+from tests.support import PATIENCE_SECONDS, refused, wait_until
 
 pytestmark = pytest.mark.mpi
 
@@ -138,6 +138,25 @@ def test_batchnorm_is_named(pool):
     assert "differs from one process" in note.text
 
 
+def rows_by_rank():
+    rows = 400 + 100 * int(os.environ.get("PMI_RANK", "0"))
+    return np.resize(X, (rows, 6)), np.resize(Y, rows)
+
+
+def normed_view():
+    """BatchNorm, and a view as many write it, which no tensor without rows can take."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.linear = nn.BatchNorm1d(6).double(), nn.Linear(6, 3).double()
+
+        def forward(self, x):
+            return self.linear(self.norm(x).view(x.size(0), -1))
+
+    return Net()
+
+
 def uneven():
     """Another network on rank 1."""
     return nn.Linear(6, 3 + int(os.environ.get("PMI_RANK", "0"))).double()
@@ -155,6 +174,24 @@ class TestBadInput:
     def test_ranks_that_disagree_on_shapes(self, pool):
         with refused("another network on rank 1 than on rank 0", "weight (4, 6)", "weight (3, 6)"):
             train(pool, Task(model=uneven, data=(X, Y)))
+
+    def test_ranks_that_disagree_on_the_data(self, pool):
+        with refused("not the same on every rank", "320 rows", "400 on rank 1"):
+            train(pool, Task(model=network, data=rows_by_rank))
+
+    def test_a_mistake_of_one_rank_costs_no_rank(self, pool):
+        pids = [row["pid"] for row in pool.status()]
+        spoilt = X.copy()
+        spoilt[7, 0] = np.nan
+        with refused("1 values that are not finite"):
+            train(pool, Task(model=network, data=(spoilt, Y)))
+        assert [row["pid"] for row in pool.status()] == pids
+
+    def test_an_option_that_the_way_has_no_use_for(self):
+        with refused("sync_every = 5", "only local and diloco"):
+            train_sharded(digits(), sync_every=5)
+        with refused("choose one of server", "class with a method aggregate"):
+            train_sharded(digits(), aggregate=Plain())
 
     def test_more_ranks_than_rows(self, pool):
         with refused("workers = 2", "1 rows", "at most 1"):
@@ -183,6 +220,40 @@ class TestBadInput:
             train_sharded(digits(), aggregate=way, compress="bf16")
 
 
+@pytest.mark.parametrize("way", ["ordered", "local", "async"])
+@pytest.mark.parametrize("rows", [81, 84])
+def test_batchnorm_with_parts_of_no_row_or_one(pool, way, rows):
+    """65 and 67 rows to train on: the last batch of an epoch leaves a rank none, or one."""
+    result, _ = train(pool, Task(model=normed_view, data=(X[:rows], Y[:rows])), aggregate=way)
+    assert result.state == "done"
+    assert np.isfinite(result.loss)
+
+
+@pytest.mark.parametrize("staleness", [0, 1, 5])
+@pytest.mark.parametrize("workers", [2, 3])
+def test_async_stops_in_the_middle_of_an_epoch(pool, staleness, workers):
+    task = Task(model=network, data=(np.resize(X, (100_000, 6)), np.resize(Y, 100_000)))
+    options = {"aggregate": "async", "staleness": staleness, "workers": workers, "batch": 8}
+    run = train_sharded(task, pool=pool, **options)
+    assert wait_until(lambda: any(isinstance(event, Progress) for event in run.log.since(0)))
+    run.stop()
+    result = run.wait(PATIENCE_SECONDS)
+    assert (result.state, run.stop_level) == ("stopped", 1)
+    assert 0 < result.steps < 10_000
+
+
+def some(parameters):
+    return torch.optim.SGD(list(parameters)[-2:], lr=0.5)
+
+
+def test_an_optimizer_of_some_parameters_leaves_the_others(pool):
+    before = network()
+    task = Task(model=before, data=(X, Y), optimizer=some)
+    after = train(pool, task, aggregate="ordered")[0].network
+    assert torch.equal(after[0].weight, before[0].weight)
+    assert not torch.equal(after[2].weight, before[2].weight)
+
+
 def test_weights_that_no_seed_decides_are_those_of_rank_0(pool):
     result, _ = train(pool, Task(model=unseeded, data=(X, Y)), aggregate="ordered")
     assert result.state == "done"
@@ -203,4 +274,5 @@ def test_one_rank_alone_with_nan_in_its_shard_is_named(pool):
 
     for way in ("server", "local", "async"):
         with refused("in epoch", "not finite on rank 1"):
-            train(pool, Task(model=Spoilt, data=(X, Y)), aggregate=way, sync_every=2, epochs=20)
+            how = {"sync_every": 2} if way == "local" else {}
+            train(pool, Task(model=Spoilt, data=(X, Y)), aggregate=way, epochs=20, **how)

@@ -172,8 +172,3 @@ def test_what_cannot_be_batched_is_trained_one_after_the_other():
 def test_more_workers_than_subnets_are_refused():
     with refused("workers = 3", "2", "sub"):
         run(train_subnets, Subnets(subnets=2, workers=3), task(), comm=Comm(3))
-
-
-def test_more_workers_than_rows_are_refused():
-    with refused("workers = 49", "48 rows"):
-        run(train_sharded, Sharded(workers=49), task(), comm=Comm(49))

@@ -152,7 +152,8 @@ class Async(Aggregator):
             is_new = True
             self._answers += 1
             left, loss = self._into[-CONTROL:][[LEFT, LOSS_NOW]].tolist()
-            self.last = self._answers + int(left) if left else 0
+            if left:  # once known, it stays: the last answer of all has none left
+                self.last = self._answers + int(left)
             self._loss = loss
             self.replica.weights.copy_(torch.from_numpy(self._into))
             self._receiving = self.comm.Irecv(self._into, source=0, tag=WEIGHTS)

@@ -66,7 +66,9 @@ class Replica:
         for p, value, grad in zip(self.parameters, self.views(self.weights), self.views(self.gradient), strict=True):
             value.copy_(p.detach())
             p.data, p.grad = value, grad
-        if is_elementwise(optimizer) and len(optimizer.param_groups) == 1:
+        groups = [group["params"] for group in optimizer.param_groups]
+        is_whole = len(groups) == 1 and list(map(id, groups[0])) == list(map(id, self.parameters))
+        if is_elementwise(optimizer) and is_whole:
             flat = self.weights[: self.count].detach().requires_grad_()
             flat.grad = self.gradient[: self.count]
             optimizer = make_optimizer([flat])
@@ -96,7 +98,3 @@ class Replica:
     def step(self) -> None:
         """Let the optimizer make the gradient a step."""
         self.optimizer.step()
-
-    def float_buffers(self) -> list[Tensor]:
-        """What the model keeps beside its parameters and can be averaged: BatchNorm's statistics."""
-        return [b for b in self.model.buffers() if b.is_floating_point()]

@@ -72,6 +72,7 @@ class AllReduce(Synchronous):
         sizes = [p.numel() for p in self.replica.parameters]
         ends = np.cumsum(sizes)
         of = np.minimum((ends - 1) * self.buckets // ends[-1], self.buckets - 1).tolist()
+        self.buckets = len(set(of))  # fewer, where one parameter is most of them all
         self._of_bucket = [[i for i, b in enumerate(of) if b == bucket] for bucket in sorted(set(of))]
         self._missing: list[int] = []
         for bucket, places in enumerate(self._of_bucket):
