@@ -45,9 +45,9 @@ from tests.benchmarks.rows import REPEATS, Row
 
 HELD_OUT, BATCH = 0.2, peers.BATCH
 PER_EPOCH = round(peers.ROWS * (1 - HELD_OUT)) // (2 * BATCH)
-EPOCHS = {64: 8, 256: 4, 1024: 1}
-"""By hidden width: a measurement is to take about half a second; many short ones say more than a few long ones."""
-ROUNDS = 15
+EPOCHS = {64: 40, 256: 15, 1024: 2}
+"""By hidden width: about two seconds of training, of which what a run needs to begin with is a small part."""
+ROUNDS = 7
 REACHES = {64: (0.3, 1.1), 256: (0.6, 1.1), 1024: (0.7, 1.05)}
 """Over DDP's step, over that of a flat Allreduce by hand."""
 WATCHING = 1.03
