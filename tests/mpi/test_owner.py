@@ -74,5 +74,6 @@ def test_when_the_launcher_is_killed_nothing_is_left_and_the_next_job_works(noth
         launcher = next(each for each in map(psutil.Process, started) if "mpiexec" in each.name())
         launcher.send_signal(signal.SIGKILL)
         assert wait_until(lambda: started.isdisjoint(rank_processes()), PATIENCE_SECONDS)
+        assert wait_until(lambda: pool.status() == [], PATIENCE_SECONDS)  # that they are gone may be heard later
         assert set(pool.run(lambda context: os.getpid())).isdisjoint(pids)
         nothing_left()
