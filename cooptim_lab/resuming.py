@@ -103,7 +103,7 @@ def reopen(id: str) -> tuple[Run[Any], Task, Spec, Any]:
     lock = store.claim(id)
     try:
         task, spec = _open_task(id)
-    except BaseException:
+    except BaseException:  # an interrupt too: the run must not stay claimed
         store.path(id, store.LOCK).unlink(missing_ok=True)
         lock.close()
         raise

@@ -9,9 +9,9 @@ from .asynchronous import Async
 from .base import Aggregator, Outcome, Settings
 from .periodic import DiLoCo, Local
 from .replica import Replica
-from .synchronous import AllReduce, Ordered, Own, Server, can_compress
+from .synchronous import AllReduce, Ordered, Own, Server
 
-__all__ = ["AGGREGATORS", "Aggregator", "Outcome", "Replica", "Settings", "can_compress", "make_aggregator"]
+__all__ = ["AGGREGATORS", "Aggregator", "Outcome", "Replica", "Settings", "make_aggregator"]
 
 AGGREGATORS: dict[str, type[Aggregator]] = {
     "server": Server,

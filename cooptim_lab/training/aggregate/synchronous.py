@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from ...errors import InputError
-from ..compression import Compression
 from ..timeline import ALL, OTHERS, ROOT, Timeline
 from ..waiting import complete
 from .base import Aggregator, Loss, Outcome, Settings
@@ -240,8 +239,3 @@ class Own(Synchronous):
             )
         self._add_control()
         self.replica.step()
-
-
-def can_compress(way: str, compression: Compression) -> bool:
-    """Whether a way of aggregating can send less by this compression."""
-    return way == "allreduce" or (way == "server" and compression.can_gather)
