@@ -64,10 +64,13 @@ class Carrier:
         """On the pool's thread, when the run has failed."""
         if self._tried >= self.retries or self.run.stop_level or not is_loss(error):
             return False
+        try:
+            self._submit(IF_THERE)
+        except PoolError:  # closed meanwhile
+            return False
         self._tried += 1
         how = "from its last checkpoint, if it had one"
         self.run.post(Note(text=f"{error}; the run goes on {how} (retry {self._tried} of {self.retries})"))
-        self._submit(IF_THERE)
         return True
 
     def _heed(self, event: Any) -> None:

@@ -59,6 +59,8 @@ class Job:
     """The ranks that have not ended it."""
     failure: LabError | None = None
     _values: dict[int, Any] = field(default_factory=dict)
+    _raised: dict[int, str] = field(default_factory=dict)
+    """What the program raised, by rank."""
     _deadline: float | None = None
     _stop_level: int = 0
     """How far the wish to stop was heard."""
@@ -161,8 +163,10 @@ class Job:
         if message.kind == "interrupt":
             self._fail(RunStopped("stopped"))
         elif message.kind == "input":
+            self._raised[rank] = message.message
             self._fail(InputError(message.message))
         else:
+            self._raised[rank] = message.message
             self._fail(RankFailure(rank, ranks.hellos[rank].host, message.message, message.traceback))
         self._interrupt(ranks)  # the others may wait for this one for ever
 
@@ -174,7 +178,13 @@ class Job:
             said = " | ".join(list(ranks.launcher_output)[-4:]) or "it said nothing"
             self._fail(PoolError(f"mpiexec ended and took all ranks with it: {said}"), REPLACED)
         else:
-            self._fail(RankFailure(rank, ranks.hellos[rank].host, ranks.cause_of_death(rank)), REPLACED)
+            said = ranks.cause_of_death(rank)
+            if self._raised and rank not in self._raised and isinstance(self.failure, RankFailure | InputError):
+                # What MPI copies straight out of a process that is gone arrives as if all were well, as garbage: what
+                # the others make of it is no cause.
+                said += "".join(f"; rank {other} raised {what}" for other, what in self._raised.items())
+                self.failure = None
+            self._fail(RankFailure(rank, ranks.hellos[rank].host, said), REPLACED)
         ranks.kill()
 
     def _on_stop(self, ranks: RankSet, level: int) -> None:

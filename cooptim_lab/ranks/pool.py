@@ -291,13 +291,21 @@ class RankPool:
             except Exception as error:  # noqa: BLE001 - a run must end, whatever happens; the error is its end
                 if item.pending:
                     self._drop()  # some ranks are still at it
-                if not (isinstance(error, LabError) and item.rescue is not None and item.rescue(error)):
-                    item.run.fail(error)
+                self._fail(item, error)
             finally:
                 item.sender.close()
                 self._current = None
         self._drop()
         self._turn_away()
+
+    def _fail(self, job: Job, error: Exception) -> None:
+        """The run fails, unless its rescue has submitted it again."""
+        try:
+            if isinstance(error, LabError) and job.rescue is not None and job.rescue(error):
+                return
+        except Exception as second:  # noqa: BLE001 - this thread serves all jobs: it outlives what a rescue raises
+            error = second
+        job.run.fail(error)
 
     def _turn_away(self) -> None:
         """Fail the jobs that came while the pool was closing: nobody would ever look at them."""

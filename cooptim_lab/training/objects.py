@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zlib
 from typing import Any
 
 import numpy as np
@@ -15,30 +16,42 @@ def allgather(comm: Any, value: Any) -> list[Any]:
     """The objects of all ranks, in their order, on every rank. Collective."""
     if comm.Get_size() == 1:
         return [value]
-    mine = np.frombuffer(pickle.dumps(value), np.uint8)
-    length, lengths = np.array([len(mine)]), np.empty(comm.Get_size(), np.int64)
-    complete(comm.Iallgather(length, lengths), length, lengths)
-    every = np.empty(int(lengths.sum()), np.uint8)
-    complete(comm.Iallgatherv(mine, [every, lengths.tolist()]), mine, every)
-    ends = np.cumsum(lengths).tolist()
-    return [pickle.loads(every[end - size : end].data) for end, size in zip(ends, lengths.tolist(), strict=True)]
+    mine, head = _pack(value)
+    heads = np.empty((comm.Get_size(), 2), np.int64)
+    complete(comm.Iallgather(head, heads), head, heads)
+    every = np.empty(int(heads[:, 0].sum()), np.uint8)
+    complete(comm.Iallgatherv(mine, [every, heads[:, 0].tolist()]), mine, every)
+    return _open(every, heads)
 
 
 def gather(comm: Any, value: Any) -> list[Any] | None:
     """The objects of all ranks, in their order, on rank 0; None elsewhere. Collective."""
     if comm.Get_size() == 1:
         return [value]
-    mine = np.frombuffer(pickle.dumps(value, protocol=5), np.uint8)
-    length, is_root = np.array([len(mine)]), comm.Get_rank() == 0
-    lengths = np.empty(comm.Get_size(), np.int64) if is_root else None
-    complete(comm.Igather(length, lengths, root=0), length, lengths)
-    if lengths is None:
+    mine, head = _pack(value)
+    heads = np.empty((comm.Get_size(), 2), np.int64) if comm.Get_rank() == 0 else None
+    complete(comm.Igather(head, heads, root=0), head, heads)
+    if heads is None:
         complete(comm.Igatherv(mine, None, root=0), mine)
         return None
-    every = np.empty(int(lengths.sum()), np.uint8)
-    complete(comm.Igatherv(mine, [every, lengths.tolist()], root=0), mine, every)
-    ends = np.cumsum(lengths).tolist()
-    return [pickle.loads(every[end - size : end].data) for end, size in zip(ends, lengths.tolist(), strict=True)]
+    every = np.empty(int(heads[:, 0].sum()), np.uint8)
+    complete(comm.Igatherv(mine, [every, heads[:, 0].tolist()], root=0), mine, every)
+    return _open(every, heads)
+
+
+def _pack(value: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Its bytes, and their number and checksum: MPICH takes a copy from a process that was killed for a success."""
+    data = pickle.dumps(value, protocol=5)
+    return np.frombuffer(data, np.uint8), np.array([len(data), zlib.crc32(data)])
+
+
+def _open(every: np.ndarray, heads: np.ndarray) -> list[Any]:
+    values = []
+    for rank, (piece, (_, checksum)) in enumerate(zip(np.split(every, heads[:-1, 0].cumsum()), heads, strict=True)):
+        if zlib.crc32(piece.data) != checksum:
+            raise RuntimeError(f"what rank {rank} sent has not arrived: the rank is gone")
+        values.append(pickle.loads(piece.data))
+    return values
 
 
 def bcast(comm: Any, value: Any) -> Any:

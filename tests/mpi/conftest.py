@@ -9,16 +9,23 @@ from typing import Any
 import pytest
 
 from cooptim_lab import RankPool, Run
+from cooptim_lab.errors import LabError
 from cooptim_lab.runs.events import Event
 from tests.support import PATIENCE_SECONDS
 
 
 @pytest.fixture
 def submit() -> Callable[..., Run[list[Any]]]:
-    """`submit(pool, program, workers=2, is_cooperative=True, **arguments)`: a run whose result is the ranks' values."""
+    """`submit(pool, program, workers=2, is_cooperative=True, rescue=None, **arguments)`: a run of the ranks' values."""
 
     def submit(
-        pool: RankPool, program: Callable[..., Any], *, workers: int = 2, is_cooperative: bool = True, **arguments: Any
+        pool: RankPool,
+        program: Callable[..., Any],
+        *,
+        workers: int = 2,
+        is_cooperative: bool = True,
+        rescue: Callable[[LabError], bool] | None = None,
+        **arguments: Any,
     ) -> Run[list[Any]]:
         run: Run[list[Any]] = Run("test", {})
         pool.submit(
@@ -28,6 +35,7 @@ def submit() -> Callable[..., Run[list[Any]]]:
             workers=workers,
             finish=lambda run, values, stopped: run.finish(values, state="stopped" if stopped else "done"),
             is_cooperative=is_cooperative,
+            rescue=rescue,
         )
         return run
 

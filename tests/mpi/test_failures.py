@@ -114,6 +114,31 @@ def test_a_rank_that_dies_is_named(whole, submit, name, end, said):
     assert ("Segmentation fault" in printed) == (name == "segfault")  # with the traceback of where it was
 
 
+def test_a_rank_that_died_is_named_before_one_that_raised_for_it(whole):
+    def program(context):
+        if context.rank == 0:
+            raise ZeroDivisionError("of garbage")
+        try:
+            time.sleep(3600)
+        finally:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(RankFailure) as caught:
+        whole.run(program)
+    assert (caught.value.rank, caught.value.remote_traceback) == (1, None)
+    assert "was killed" in caught.value.message
+    assert "; rank 0 raised ZeroDivisionError: of garbage; all ranks" in caught.value.message
+
+
+def test_a_rescue_that_raises_fails_its_run_and_not_the_pool(whole, submit):
+    def rescue(error):
+        raise OSError("no room")
+
+    run = submit(whole, raise_in, who=0, error=ZeroDivisionError(), rescue=rescue)
+    with pytest.raises(OSError, match="no room"):
+        run.wait(PATIENCE_SECONDS)
+
+
 def test_ranks_that_die_while_idle_are_replaced(whole):
     before = pids(whole)
     os.kill(before[0], signal.SIGKILL)

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from cooptim_lab import RankFailure, RankPool, Task, digits, resume, train_sharded
+from cooptim_lab import PoolError, RankFailure, RankPool, Run, Task, digits, resume, train_sharded
+from cooptim_lab.resuming import Carrier
 from cooptim_lab.runs import store
 from cooptim_lab.runs.events import Note, Points, Resumed
 from cooptim_lab.training.aggregate import AGGREGATORS
+from cooptim_lab.training.spec import Sharded
 from tests.support import PATIENCE_SECONDS, refused, wait_until
 
 pytestmark = pytest.mark.mpi
@@ -168,6 +170,20 @@ def test_a_pool_that_closes_ends_a_run_that_was_to_be_retried(nothing_left):
     assert run.join(PATIENCE_SECONDS)
     assert run.state in ("stopped", "failed")
     assert not store.path(run.id, store.LOCK).exists()
+
+
+def test_a_run_that_a_closed_pool_does_not_take_up_again_fails_as_its_ranks_did():
+    run, rescues = Run("sharded", {}), []
+
+    def submit(keeping, rescue):
+        if rescues:
+            raise PoolError("closed")
+        rescues.append(rescue)
+
+    Carrier(run, submit, retries=1).begin(digits(), Sharded(**OPTIONS))
+    assert not rescues[0](RankFailure(1, "here", "died"))
+    run.fail(RankFailure(1, "here", "died"))
+    assert not [event for event in run.log.since(0) if isinstance(event, Note)]
 
 
 def test_a_record_that_cannot_be_kept_stops_no_training(pool, monkeypatch, tmp_path):
