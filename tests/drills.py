@@ -38,6 +38,8 @@ WORKERS, REACH_SECONDS = 4, 2.0
 OUTPUT_LINES = 100_000
 """Of about a kilobyte: 100 MB."""
 
+SIZES = (100, 100_000)
+"""Of a message, in numbers: MPICH copies the large out of the sender's memory, also when the sender is gone."""
 TRAINING_EPOCHS, TRAINING_STEPS, SAVE_EVERY = 60, 1380, 50
 """Of the digits: 23 steps an epoch; the last kills come close to the end, or after it."""
 
@@ -54,14 +56,15 @@ pool.run(spin)
 """
 
 
-def collective(context) -> None:
-    """For ever in a collective, waiting as the kit's own engines do."""
-    from mpi4py import MPI
-
-    buffer = np.zeros(1000)  # the request does not keep a temporary one alive
+def collective(context, size) -> None:
+    """For ever in a collective, waiting as the kit's own engines do; it raises when what it gets is wrong."""
+    mine, every = np.ones(size), np.empty((context.size, size))  # the request does not keep a temporary one alive
     print("in", flush=True)
     while True:
-        complete(context.comm.Iallreduce(MPI.IN_PLACE, buffer), buffer)
+        every[:] = 0
+        complete(context.comm.Iallgather(mine, every), mine, every)
+        if not every.all():
+            raise ArithmeticError("not what was sent")
 
 
 class Drills:
@@ -95,7 +98,7 @@ class Drills:
         return time.monotonic() - began
 
     def a_rank_is_killed_in_a_collective(self) -> float:
-        run, victim = self.submit(collective), self.random.randrange(WORKERS)
+        run, victim = self.submit(collective, size=self.random.choice(SIZES)), self.random.randrange(WORKERS)
         os.kill(self.pool.status()[victim]["pid"], signal.SIGKILL)
         self.expect(run, RankFailure, f"rank {victim}", "SIGKILL")
         return self.works_again()
@@ -115,7 +118,7 @@ class Drills:
 
     def an_interrupt_at_a_random_moment(self) -> float:
         pids = [row["pid"] for row in self.pool.status()]
-        run = self.submit(collective)
+        run = self.submit(collective, size=self.random.choice(SIZES))
         run.stop()
         self.expect(run, RunStopped)
         seconds = self.works_again()
@@ -123,7 +126,7 @@ class Drills:
         return seconds
 
     def the_guard_is_killed(self) -> float:
-        run = self.submit(collective)
+        run = self.submit(collective, size=self.random.choice(SIZES))
         guards = [p for p in psutil.Process().children() if "cooptim_lab.ranks.guard" in p.cmdline()]
         assert len(guards) == 1
         guards[0].send_signal(signal.SIGKILL)
