@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 
@@ -136,7 +136,7 @@ class Ended(Event):
 
 def encode(event: Event) -> dict[str, Any]:
     """The event as a JSON object; its class travels as `event`."""
-    return {"event": type(event).__name__, **asdict(event)}
+    return {"event": type(event).__name__, **vars(event)}
 
 
 def decode(record: Mapping[str, Any]) -> Event:

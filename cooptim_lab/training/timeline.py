@@ -142,14 +142,10 @@ def _numbers(share: Share) -> tuple[float, ...]:
 
 def waiting(times: np.ndarray, kinds: list[str]) -> np.ndarray:
     """Seconds (ranks, calls) that each rank waited, of when it came and left (ranks, calls, 2)."""
-    came, left = times[..., 0], times[..., 1]
-    until = np.empty_like(came)
-    for call, kind in enumerate(kinds):
-        last = came[:, call].max()
-        until[:, call] = came[0, call] if kind == OTHERS else last
-        if kind == ROOT:
-            until[1:, call] = -np.inf
-    return np.clip(until - came, 0, left - came)
+    came, left, kind = times[..., 0], times[..., 1], np.array(kinds)
+    until = np.where(kind == OTHERS, came[0], came.max(0))
+    is_others_wait = (np.arange(len(came)) > 0)[:, None] & (kind == ROOT)
+    return np.clip(np.where(is_others_wait, came, until) - came, 0, left - came)
 
 
 def gather(comm: Any, array: np.ndarray) -> np.ndarray | None:
