@@ -118,8 +118,9 @@ class Job:
                 case wire.Stored(job=self.id, file=file, path=path) if rank is not None:
                     shipment.arrived(rank, file, path)
                     self._start(ranks, shipment, epoch)
-                case wire.Happened(job=self.id, event=event):
-                    self.run.post(event)
+                case wire.Happened(job=self.id, events=events):
+                    for event in events:
+                        self.run.post(event)
                 case Printed(stream=stream, text=text):
                     self.run.post(Output(rank=rank, stream=stream, text=text))
                 case wire.Finished(job=self.id, value=value) if rank is not None:

@@ -153,7 +153,7 @@ class Rank:
         set_threads(start.threads)
         context = Context(
             self._communicator(start.workers, start.epoch),
-            report=lambda event: self.send(Happened(start.job, event)),
+            report=lambda *events: self.send(Happened(start.job, events)),
             stopping=lambda: self._stop.job == start.job,
             threads=start.threads,
         )

@@ -106,10 +106,10 @@ class Stored:
 
 @dataclass(frozen=True)
 class Happened:
-    """An event of a job: a `runs.events.Event`."""
+    """Events of a job, in their order: each a `runs.events.Event`."""
 
     job: int
-    event: Any
+    events: tuple[Any, ...]
 
 
 @dataclass(frozen=True)

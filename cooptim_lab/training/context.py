@@ -7,9 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from ..runs.events import Event
+
+
+class Report(Protocol):
+    """Takes any number of events, in their order."""
+
+    def __call__(self, *events: Event) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -18,8 +24,8 @@ class Context:
 
     comm: Any
     """mpi4py communicator of the ranks that carry this run."""
-    report: Callable[[Event], None]
-    """Sends an event to whoever watches."""
+    report: Report
+    """Sends events to whoever watches; several at once cost little more than one."""
     stopping: Callable[[], bool]
     """True once the run was asked to end early. Each rank may learn of it at another step."""
     threads: int = 1

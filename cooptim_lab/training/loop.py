@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..runs.events import Event, Points, Progress
+from .context import Report
 from .seeds import derive
 
 Batch = TypeVar("Batch", contravariant=True)
@@ -62,10 +63,12 @@ class Clock:
 
 
 class Recorder:
-    """Gathers losses as tensors and sends them as points a few times a second, so that recording costs next to nothing.
+    """Gathers losses and scores and sends them together a few times a second, so that recording costs next to nothing.
 
     Parameters
     ----------
+    report
+        Sends events, together.
     done
         Steps that were made before.
     may_diverge
@@ -75,12 +78,12 @@ class Recorder:
     Raises
     ------
     InputError
-        From `flush`, when a loss is not finite: which curve, in which epoch, and what to try.
+        From `look` and `flush`, when a loss is not finite: which curve, in which epoch, and what to try.
     """
 
     def __init__(
         self,
-        report: Callable[[Event], None],
+        report: Report,
         rank: int,
         curves: Sequence[str],
         steps_per_epoch: int,
@@ -93,8 +96,10 @@ class Recorder:
         self._report, self._rank, self._curves = report, rank, tuple(curves)
         self._per_epoch, self._total = steps_per_epoch, steps_per_epoch * epochs
         self._pending: list[Tensor | float] = []
+        self._points: dict[str, tuple[list[float], list[float]]] = {}
         self._stride = max(1, self._total // MOST_POINTS)
-        self._done, self._flushed = done, time.perf_counter()
+        self._done = self._told = done
+        self._flushed, self._epoch_flushed = time.perf_counter(), -math.inf
 
     @property
     def steps(self) -> int:
@@ -109,9 +114,14 @@ class Recorder:
         if time.perf_counter() - self._flushed > FLUSH_SECONDS:
             self.flush()
 
-    def flush(self) -> None:
-        """Send what has gathered."""
-        self._flushed = time.perf_counter()
+    def point(self, curve: str, x: float, y: float) -> None:
+        """A point of a curve that is no loss of a step."""
+        xs, ys = self._points.setdefault(curve, ([], []))
+        xs.append(x)
+        ys.append(y)
+
+    def look(self) -> None:
+        """See that what has gathered is finite."""
         if not self._pending:
             return
         one = isinstance(self._pending[0], float)
@@ -129,10 +139,31 @@ class Recorder:
                     raise InputError(f"{said}: lower the learning rate, scale the inputs, or look for NaN in the data")
                 self._ended.add(place)
                 self._may_diverge(place, said)
-            if bad != 0:
-                shown_x, shown_y = thin(x[:bad], y[:bad], self._stride)
-                self._report(Points(rank=self._rank, curve=curve, x=shown_x, y=shown_y))
-        self._report(Progress(rank=self._rank, done=self._done, total=self._total))
+            xs, ys = self._points.setdefault(curve, ([], []))
+            xs += x[:bad]
+            ys += y[:bad]
+
+    def flush(self) -> None:
+        """Send what has gathered."""
+        self.look()
+        self._flushed = time.perf_counter()
+        events: list[Event] = []
+        for curve, (x, y) in self._points.items():
+            if x:
+                shown_x, shown_y = thin(x, y, self._stride if curve in self._curves else 1)
+                events.append(Points(rank=self._rank, curve=curve, x=shown_x, y=shown_y))
+        self._points = {}
+        if self._told < self._done:
+            self._told = self._done
+            events.append(Progress(rank=self._rank, done=self._done, total=self._total))
+        if events:
+            self._report(*events)
+
+    def end_epoch(self) -> None:
+        """Send what has gathered, unless an epoch has ended a moment ago: those of a small task are many."""
+        if time.perf_counter() - self._epoch_flushed > FLUSH_SECONDS:
+            self.flush()
+            self._epoch_flushed = self._flushed
 
 
 def thin(x: Sequence[float], y: Sequence[float], stride: int) -> tuple[tuple[float, ...], ...]:
@@ -166,6 +197,7 @@ def fit(
     `stopping` is asked after every step. `end_epoch(epoch)` is called with the clock paused, also when the epoch was
     cut short; it returns whether all ranks agree to end here.
     """
+    is_over = False
     for epoch in range(start[0], epochs):
         every = epoch_batches(epoch)
         for batch in every[start[1] :] if epoch == start[0] else every:
@@ -173,10 +205,14 @@ def fit(
             if stopping():
                 break
         with clock.paused():
-            recorder.flush()
-            if end_epoch(epoch + 1):
-                return False
-    return True
+            recorder.look()
+            is_over = end_epoch(epoch + 1)
+            recorder.end_epoch()
+        if is_over:
+            break
+    with clock.paused():
+        recorder.flush()
+    return not is_over
 
 
 def plain_step(

@@ -17,7 +17,7 @@ from ..task import Task
 from .context import Context
 from .loop import Clock, Step, batches, fit, plain_step
 from .prepare import prepare
-from .reporting import make_recorder, make_result, report_held_out, warm_up
+from .reporting import make_recorder, make_result, record_score, warm_up
 from .sharded import train_sharded
 from .spec import Baseline, Sharded, Spec, Subnets
 from .split import shrink
@@ -47,7 +47,7 @@ def train_baseline(context: Context, task: Task, spec: Baseline) -> Result:
     recorder, clock = make_recorder(context, [TRAINING], len(prepared.x), spec), Clock()
 
     def end_epoch(epoch: int) -> bool:
-        report_held_out(context, prepared, epoch, prepared.outputs(model))
+        record_score(recorder, epoch, prepared.score(prepared.outputs(model)))
         return context.stopping()
 
     clock.start()

@@ -9,14 +9,13 @@ from typing import Any
 
 import cloudpickle
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ..runs.events import Points
 from ..runs.result import Result
 from ..task import Task
 from .context import Context
 from .loop import Recorder, Step
-from .prepare import Prepared, Score, count_parameters
+from .prepare import Score, count_parameters
 from .spec import Spec
 
 WARM_UP_STEPS = 5
@@ -45,18 +44,15 @@ def make_recorder(
 
     `rows` of an epoch; `may_diverge` and `done` as in `Recorder`.
     """
-    report = (lambda event: None) if muted else context.report
+    report = (lambda *events: None) if muted else context.report
     return Recorder(report, context.rank, curves, math.ceil(rows / spec.batch), spec.epochs, may_diverge, done)
 
 
-def report_held_out(context: Context, prepared: Prepared, epoch: int, outputs: Tensor) -> None:
-    report_score(context, epoch, prepared.score(outputs))
-
-
-def report_score(context: Context, epoch: int, score: Score) -> None:
-    context.report(Points(rank=context.rank, curve=HELD_OUT, x=(float(epoch),), y=(score.loss,)))
+def record_score(recorder: Recorder, epoch: int, score: Score) -> None:
+    """A point of each curve of held-out rows."""
+    recorder.point(HELD_OUT, float(epoch), score.loss)
     if score.metric_name != "loss":
-        context.report(Points(rank=context.rank, curve=score.metric_name, x=(float(epoch),), y=(score.metric,)))
+        recorder.point(score.metric_name, float(epoch), score.metric)
 
 
 def make_result(

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..runs.events import Note, Resumed, Spent, Stale
+from ..runs.events import Event, Note, Resumed, Spent, Stale
 from ..runs.result import Result
 from ..task import Task
 from . import checkpoint
@@ -30,7 +30,7 @@ from .keeping import IF_THERE, MUST, Keeping
 from .loop import Clock, Recorder, fit
 from .objects import agree, allgather, barrier, bcast, gather
 from .prepare import build_model, build_optimizer, loss_of
-from .reporting import make_recorder, make_result, report_score
+from .reporting import make_recorder, make_result, record_score
 from .rows import Rows, hold_out, keep, open_rows
 from .seeds import derive
 from .shards import Deal, SharedBatch, deal, shard_batches
@@ -293,7 +293,7 @@ class _Work:
                 for buffer, own in zip(self.replica.model.buffers(), kept, strict=True):
                     buffer.copy_(own)
             if score is not None:
-                report_score(self.context, epoch, score)
+                record_score(self.recorder, epoch, score)
             # A rank whose way does not meet at every step may have heard of the wish alone.
             return any(allgather(self.comm, self._agreed_to_stop or self._wishes_to_stop()))
 
@@ -301,20 +301,21 @@ class _Work:
         return self.context.stopping() and not isinstance(self.aggregator, Synchronous)
 
     def _tell(self, shares: Sequence[Share]) -> None:
-        for share in shares:
-            self.context.report(
-                Spent(
-                    rank=share.rank,
-                    steps=share.steps,
-                    compute=share.compute,
-                    communication=share.communication,
-                    waiting=share.waiting,
-                    sent=share.sent,
-                )
+        events: list[Event] = [
+            Spent(
+                rank=share.rank,
+                steps=share.steps,
+                compute=share.compute,
+                communication=share.communication,
+                waiting=share.waiting,
+                sent=share.sent,
             )
-
-        if shares and (staleness := self.aggregator.staleness) is not None:
-            self.context.report(Stale(rank=0, mean=staleness[0], most=staleness[1]))
+            for share in shares
+        ]
+        if events and (staleness := self.aggregator.staleness) is not None:
+            events.append(Stale(rank=0, mean=staleness[0], most=staleness[1]))
+        if events:
+            self.context.report(*events)
 
     def _breakdown(self) -> tuple[dict[str, Any], ...]:
         names = ("steps", "compute", "communication", "waiting", "sent")

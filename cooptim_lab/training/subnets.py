@@ -17,9 +17,9 @@ from ..task import Task
 from .context import Context
 from .device import CPU, choose_device
 from .fuse import FUSIONS, check_alike, check_can_merge, diversity
-from .loop import Clock, batches, fit
+from .loop import Clock, Recorder, batches, fit
 from .prepare import Prepared, prepare
-from .reporting import make_recorder, make_result, report_held_out, warm_up
+from .reporting import make_recorder, make_result, record_score, warm_up
 from .seeds import derive
 from .shards import shard
 from .spec import Subnets
@@ -43,7 +43,7 @@ def train_subnets(context: Context, task: Task, spec: Subnets) -> Result | None:
     )
 
     def end_epoch(epoch: int) -> bool:
-        stop = work.report(epoch)
+        stop = work.score(recorder, epoch)
         if not stop and spec.resplit and epoch % spec.resplit == 0 and epoch < spec.epochs:
             clock.resume()  # dealing anew is part of the way
             work.deal_anew(epoch // spec.resplit)
@@ -178,7 +178,7 @@ class _Work:
         self._said = self._said or said
         self.context.report(Note(rank=self.context.rank, text=f"{said}; it is left out, the others go on"))
 
-    def report(self, epoch: int) -> bool:
+    def score(self, recorder: Recorder, epoch: int) -> bool:
         """Score the mean of all subnets so far; whether the ranks agree to end here."""
         sound = [s for i, s in zip(self.mine, self.trainer.subnets(), strict=True) if i not in self.diverged]
         own = torch.stack([self.prepared.outputs(subnet) for subnet in sound]).sum(0) if sound else None
@@ -188,7 +188,7 @@ class _Work:
             count = sum(number for _, number, _ in shared)
             if count:
                 total = sum(part for part, _, _ in shared if part is not None)
-                report_held_out(self.context, self.prepared, epoch, total / count)
+                record_score(recorder, epoch, self.prepared.score(total / count))
             stop = any(flag for *_, flag in shared) or not count
         return bool(self.context.comm.bcast(stop, root=0))
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from .waiting import complete
 
-SHARE_SECONDS = 0.25
+SHARE_SECONDS = 0.5
 """How often times are exchanged and told."""
 ALL, ROOT, OTHERS = "all", "root", "others"
 """Who waits in a call, and for whom: all for all; rank 0 for all; all others for rank 0."""
@@ -142,7 +142,7 @@ def _numbers(share: Share) -> tuple[float, ...]:
 
 def waiting(times: np.ndarray, kinds: list[str]) -> np.ndarray:
     """Seconds (ranks, calls) that each rank waited, of when it came and left (ranks, calls, 2)."""
-    came, left, kind = times[..., 0], times[..., 1], np.array(kinds)
+    came, left, kind = times[..., 0], times[..., 1], np.array(kinds, dtype=str)
     until = np.where(kind == OTHERS, came[0], came.max(0))
     is_others_wait = (np.arange(len(came)) > 0)[:, None] & (kind == ROOT)
     return np.clip(np.where(is_others_wait, came, until) - came, 0, left - came)

@@ -41,7 +41,7 @@ def run(path, *, resume=False, model=network, steps=None, **options):
         return steps is not None and count[0] > steps
 
     spec = Sharded(**{"epochs": 4, "batch": 16, "save_every": 1, **options})
-    context = Context(SoloComm(), events.append, stopping)
+    context = Context(SoloComm(), lambda *new: events.extend(new), stopping)
     result = train_sharded(context, Task(model=model, data=(X, Y)), spec, Keeping(str(path), MUST if resume else FRESH))
     return torch.cat([value.double().flatten() for value in result.network.state_dict().values()]), events
 

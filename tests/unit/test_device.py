@@ -32,7 +32,7 @@ def normed():
 def train(model, **options):
     task = Task(model=model, data=(X, Y), name="test")
     spec = Subnets(**{"subnets": 4, "epochs": 4, "batch": 16, "engine": "stacked", **options})
-    return train_subnets(Context(SoloComm(), lambda event: None, lambda: False, threads=1), task, spec)
+    return train_subnets(Context(SoloComm(), lambda *events: None, lambda: False, threads=1), task, spec)
 
 
 @without_gpu
@@ -79,7 +79,7 @@ def test_a_loss_that_looks_at_its_values_is_refused():
     task = Task(model=perceptron, data=(X, Y), loss=loss)
     with refused("cannot be captured", "give cpu"):
         train_subnets(
-            Context(SoloComm(), lambda event: None, lambda: False, threads=1),
+            Context(SoloComm(), lambda *events: None, lambda: False, threads=1),
             task,
             Subnets(subnets=4, epochs=4, batch=16, engine="stacked", device="cuda"),
         )

@@ -27,7 +27,7 @@ def at(monkeypatch):
 
 
 def recorder(events, curves=("a", "b"), steps_per_epoch=4, epochs=2):
-    return Recorder(events.append, 1, curves, steps_per_epoch, epochs)
+    return Recorder(lambda *new: events.extend(new), 1, curves, steps_per_epoch, epochs)
 
 
 # The order of rows.
@@ -124,6 +124,45 @@ def test_a_loss_that_is_not_finite_names_curve_and_epoch(value):
     record.add(torch.tensor([1.0, value]))
     with refused("'b'", str(value), "epoch 2", "learning rate"):
         record.flush()
+
+
+def test_epochs_that_end_in_a_moment_are_told_of_together(at):
+    sent = []
+    record = Recorder(lambda *events: sent.append(events), 0, ["a"], 2, 100)
+    for epoch in range(1, 11):
+        for _ in range(2):
+            at.now += loop.FLUSH_SECONDS / 5
+            record.add([0.5])
+        record.look()
+        record.point("score", epoch, 1.0)
+        record.end_epoch()
+    record.flush()
+    assert len(sent) < 8
+    x = {curve: [x for events in sent for e in events if isinstance(e, Points) and e.curve == curve for x in e.x]
+         for curve in ("a", "score")}  # fmt: skip
+    assert x == {"a": [step / 2 for step in range(1, 21)], "score": list(range(1, 11))}
+    assert all(sum(isinstance(event, Points) for event in events) <= 2 for events in sent)
+
+
+def test_a_long_epoch_is_told_of_when_it_ends(at):
+    events = []
+    record = recorder(events, curves=("a",))
+    for epoch in (1, 2):
+        at.now += 100
+        record.add([0.5])
+        record.point("score", epoch, 1.0)
+        record.end_epoch()
+        assert [e.x for e in events if isinstance(e, Points) and e.curve == "score"][-1] == (epoch,)
+
+
+def test_what_is_not_finite_is_found_before_it_is_scored():
+    scored = []
+    with refused("'a'", "nan"):
+        fit(
+            lambda rows: [float("nan")], lambda epoch: [torch.tensor([0])], 1,
+            recorder=recorder([], curves=("a",)), clock=Clock(), stopping=lambda: False, end_epoch=scored.append,
+        )  # fmt: skip
+    assert scored == []
 
 
 # When it stops.

@@ -51,7 +51,9 @@ def task(**changed):
 def run(program, spec, task, *, comm=None, stopping=lambda: False):
     """The result of a program and what it reported."""
     events = []
-    return program(Context(comm or SoloComm(), events.append, stopping, threads=2), task, spec), events
+    return program(
+        Context(comm or SoloComm(), lambda *new: events.extend(new), stopping, threads=2), task, spec
+    ), events
 
 
 @pytest.mark.parametrize(("program", "spec"), PROGRAMS.values(), ids=PROGRAMS)

@@ -39,7 +39,7 @@ def task(**changed):
 
 
 def context(events):
-    return Context(SoloComm(), events.append, lambda: False, threads=1)
+    return Context(SoloComm(), lambda *new: events.extend(new), lambda: False, threads=1)
 
 
 def run(spec, task, program=train_subnets):
