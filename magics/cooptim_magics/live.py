@@ -8,9 +8,13 @@ for the run. It draws nothing and waits for nothing.
 from __future__ import annotations
 
 import math
+from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from cooptim_lab.runs.events import (
     Calibrated,
@@ -71,7 +75,7 @@ class Picture:
         self._done: dict[int | None, tuple[int, int]] = {}
         self._latest = 0.0  # epoch that was reported last
         self._lowest, self._highest = math.inf, -math.inf  # of all points, as they come: a long run has many
-        self._points: dict[str, tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
+        self._points: dict[str, tuple[array[float], array[float]]] = defaultdict(lambda: (array("d"), array("d")))
 
     @classmethod
     def of(cls, title: str, events: Iterable[Event]) -> Picture:
@@ -99,7 +103,7 @@ class Picture:
                 y.extend(event.y)
                 finite = [value for value in event.y if math.isfinite(value)]
                 self._lowest, self._highest = min([self._lowest, *finite]), max([self._highest, *finite])
-                self._latest = event.x[-1] if event.x else self._latest
+                self._latest = max((self._latest, *event.x[-1:]))
             case Progress():
                 self._done[event.rank] = (event.done, event.total)
             case Note():
@@ -148,11 +152,16 @@ class Picture:
         if self.kind == "costs":
             return self._cost_curves()
         bold = [name for name in self._points if name.endswith(HELD_OUT)]
-        curves = [Curve(name.removesuffix(f" · {HELD_OUT}"), *self._points[name]) for name in bold]
+        curves = [Curve(name.removesuffix(f" · {HELD_OUT}"), *self._columns(name)) for name in bold]
         # Losses of single steps are noisy: they lie behind, thin, and those of the subnets share one entry.
         steps = {name: name for name in self._points if name == TRAINING}
         steps |= {name: "each sub-network" for name in self._points if name.startswith("subnet ")}
-        return curves + [Curve(label, *self._points[name], kind="faint") for name, label in steps.items()]
+        return curves + [Curve(label, *self._columns(name), kind="faint") for name, label in steps.items()]
+
+    def _columns(self, name: str) -> tuple[NDArray, NDArray]:
+        """x and y as they are now: an array that is looked into cannot grow."""
+        x, y = self._points[name]
+        return np.array(x), np.array(y)
 
     def _speedup_curves(self) -> list[Curve]:
         rows = [row for row in self.rows.values() if row.way != "baseline"]

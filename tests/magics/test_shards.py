@@ -63,7 +63,7 @@ def test_after_going_back_what_came_later_is_void():
     later = [Points(curve="training loss", x=(0.5, 1.0, 1.5), y=(3.0, 2.0, 1.0)), spent(0), spent(1)]
     made = picture(*later, Resumed(rank=0, step=10, epoch=1.0), Points(curve="training loss", x=(1.5,), y=(0.9,)))
     (curve,) = made.curves
-    assert (curve.x, curve.y) == ([0.5, 1.0, 1.5], [3.0, 2.0, 0.9])
+    assert (list(curve.x), list(curve.y)) == ([0.5, 1.0, 1.5], [3.0, 2.0, 0.9])
     assert not made.spent
 
 
