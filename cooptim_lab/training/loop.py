@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
@@ -99,7 +99,7 @@ class Recorder:
         self._points: dict[str, tuple[list[float], list[float]]] = {}
         self._stride = max(1, self._total // MOST_POINTS)
         self._done = self._told = done
-        self._flushed, self._epoch_flushed = time.perf_counter(), -math.inf
+        self._flushed, self._scored = time.perf_counter(), -math.inf
 
     @property
     def steps(self) -> int:
@@ -114,11 +114,13 @@ class Recorder:
         if time.perf_counter() - self._flushed > FLUSH_SECONDS:
             self.flush()
 
-    def point(self, curve: str, x: float, y: float) -> None:
-        """A point of a curve that is no loss of a step."""
-        xs, ys = self._points.setdefault(curve, ([], []))
-        xs.append(x)
-        ys.append(y)
+    def score(self, epoch: int, scores: Mapping[str, float]) -> None:
+        """Points of other curves at an epoch's end. All is sent, unless that was done a moment ago: of a small task."""
+        for curve, y in scores.items():
+            self._extend(curve, (float(epoch),), (y,))
+        if time.perf_counter() - self._scored > FLUSH_SECONDS:
+            self.flush()
+            self._scored = self._flushed
 
     def look(self) -> None:
         """See that what has gathered is finite."""
@@ -139,9 +141,7 @@ class Recorder:
                     raise InputError(f"{said}: lower the learning rate, scale the inputs, or look for NaN in the data")
                 self._ended.add(place)
                 self._may_diverge(place, said)
-            xs, ys = self._points.setdefault(curve, ([], []))
-            xs += x[:bad]
-            ys += y[:bad]
+            self._extend(curve, x[:bad], y[:bad])
 
     def flush(self) -> None:
         """Send what has gathered."""
@@ -159,11 +159,10 @@ class Recorder:
         if events:
             self._report(*events)
 
-    def end_epoch(self) -> None:
-        """Send what has gathered, unless an epoch has ended a moment ago: those of a small task are many."""
-        if time.perf_counter() - self._epoch_flushed > FLUSH_SECONDS:
-            self.flush()
-            self._epoch_flushed = self._flushed
+    def _extend(self, curve: str, x: Sequence[float], y: Sequence[float]) -> None:
+        xs, ys = self._points.setdefault(curve, ([], []))
+        xs += x
+        ys += y
 
 
 def thin(x: Sequence[float], y: Sequence[float], stride: int) -> tuple[tuple[float, ...], ...]:
@@ -197,7 +196,6 @@ def fit(
     `stopping` is asked after every step. `end_epoch(epoch)` is called with the clock paused, also when the epoch was
     cut short; it returns whether all ranks agree to end here.
     """
-    is_over = False
     for epoch in range(start[0], epochs):
         every = epoch_batches(epoch)
         for batch in every[start[1] :] if epoch == start[0] else every:
@@ -206,13 +204,12 @@ def fit(
                 break
         with clock.paused():
             recorder.look()
-            is_over = end_epoch(epoch + 1)
-            recorder.end_epoch()
-        if is_over:
-            break
+            if end_epoch(epoch + 1):
+                recorder.flush()
+                return False
     with clock.paused():
         recorder.flush()
-    return not is_over
+    return True
 
 
 def plain_step(

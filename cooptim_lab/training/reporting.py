@@ -49,10 +49,9 @@ def make_recorder(
 
 
 def record_score(recorder: Recorder, epoch: int, score: Score) -> None:
-    """A point of each curve of held-out rows."""
-    recorder.point(HELD_OUT, float(epoch), score.loss)
-    if score.metric_name != "loss":
-        recorder.point(score.metric_name, float(epoch), score.metric)
+    """Of held-out rows, at an epoch's end."""
+    metric = {} if score.metric_name == "loss" else {score.metric_name: score.metric}
+    recorder.score(epoch, {HELD_OUT: score.loss, **metric})
 
 
 def make_result(

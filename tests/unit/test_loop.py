@@ -133,9 +133,7 @@ def test_epochs_that_end_in_a_moment_are_told_of_together(at):
         for _ in range(2):
             at.now += loop.FLUSH_SECONDS / 5
             record.add([0.5])
-        record.look()
-        record.point("score", epoch, 1.0)
-        record.end_epoch()
+        record.score(epoch, {"score": 1.0})
     record.flush()
     assert len(sent) < 8
     x = {curve: [x for events in sent for e in events if isinstance(e, Points) and e.curve == curve for x in e.x]
@@ -150,8 +148,7 @@ def test_a_long_epoch_is_told_of_when_it_ends(at):
     for epoch in (1, 2):
         at.now += 100
         record.add([0.5])
-        record.point("score", epoch, 1.0)
-        record.end_epoch()
+        record.score(epoch, {"score": 1.0})
         assert [e.x for e in events if isinstance(e, Points) and e.curve == "score"][-1] == (epoch,)
 
 
