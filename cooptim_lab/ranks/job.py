@@ -68,7 +68,7 @@ class Job:
     _has_begun: bool = False
 
     def execute(self, ranks: RankSet, mailbox: Mailbox, epoch: int) -> None:
-        """Run it on the first of these ranks, to its end: the run's result, or `failure`."""
+        """Run it on the first of these ranks, to its end: the run's result, or `failure`, which is for the pool."""
         self.pending = set(range(self.workers))
         shipment = Shipment(self.id, self.calls, ranks)
         shipment.begin()
@@ -81,10 +81,7 @@ class Job:
                 ranks.kill()
             for rank in range(self.workers):
                 ranks.send(rank, wire.Rest())
-        if self.failure is not None:
-            if self.rescue is None or not self.rescue(self.failure):
-                self.run.fail(self.failure)
-        else:
+        if self.failure is None:
             self.finish(self.run, [self._values[rank] for rank in range(self.workers)], self.run.stop_level > 0)
 
     def _start(self, ranks: RankSet, shipment: Shipment, epoch: int) -> None:

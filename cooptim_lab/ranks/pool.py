@@ -371,7 +371,9 @@ class RankPool:
         run.begin()
         run.post(Phase(text="running"))
         job.execute(ranks, self._mailbox, self._epoch)
-        self._epoch += job.failure is not None
+        if job.failure is not None:
+            self._epoch += 1
+            self._fail(job, job.failure)
 
 
 def check_workers(workers: Any) -> None:

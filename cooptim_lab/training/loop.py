@@ -135,17 +135,21 @@ class Recorder:
             if place in self._ended:
                 continue
             bad = next((i for i, value in enumerate(y) if not math.isfinite(value)), None)
+            self._extend(curve, x[:bad], y[:bad])
             if bad is not None:
                 said = f"the loss of '{curve}' became {y[bad]} in epoch {math.ceil(x[bad])}"
                 if self._may_diverge is None:
+                    self._send()
                     raise InputError(f"{said}: lower the learning rate, scale the inputs, or look for NaN in the data")
                 self._ended.add(place)
                 self._may_diverge(place, said)
-            self._extend(curve, x[:bad], y[:bad])
 
     def flush(self) -> None:
         """Send what has gathered."""
         self.look()
+        self._send()
+
+    def _send(self) -> None:
         self._flushed = time.perf_counter()
         events: list[Event] = []
         for curve, (x, y) in self._points.items():

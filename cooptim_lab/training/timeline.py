@@ -144,8 +144,8 @@ def waiting(times: np.ndarray, kinds: list[str]) -> np.ndarray:
     """Seconds (ranks, calls) that each rank waited, of when it came and left (ranks, calls, 2)."""
     came, left, kind = times[..., 0], times[..., 1], np.array(kinds, dtype=str)
     until = np.where(kind == OTHERS, came[0], came.max(0))
-    is_others_wait = (np.arange(len(came)) > 0)[:, None] & (kind == ROOT)
-    return np.clip(np.where(is_others_wait, came, until) - came, 0, left - came)
+    does_not_wait = (np.arange(len(came)) > 0)[:, None] & (kind == ROOT)
+    return np.clip(np.where(does_not_wait, came, until) - came, 0, left - came)
 
 
 def gather(comm: Any, array: np.ndarray) -> np.ndarray | None:

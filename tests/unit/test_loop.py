@@ -118,12 +118,14 @@ def test_points_are_sent_when_their_time_has_come_and_none_twice(at):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_names_curve_and_epoch(value):
-    record = recorder([])
+    events = []
+    record = recorder(events)
     for _ in range(5):
         record.add(torch.tensor([1.0, 1.0]))
     record.add(torch.tensor([1.0, value]))
     with refused("'b'", str(value), "epoch 2", "learning rate"):
         record.flush()
+    assert [(e.curve, len(e.x)) for e in events if isinstance(e, Points)] == [("a", 6), ("b", 5)]  # what came before
 
 
 def test_epochs_that_end_in_a_moment_are_told_of_together(at):
