@@ -15,12 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .stacks import AutogradStack
 from .units import clone, state_of
 
 _CONVOLUTIONS = {nn.Conv1d: functional.conv1d, nn.Conv2d: functional.conv2d, nn.Conv3d: functional.conv3d}
 
 
-class ChannelStack:
+class ChannelStack(AutogradStack):
     """Networks of one architecture, side by side in the channels of one. Takes the same batch for all.
 
     Raises
@@ -73,9 +74,6 @@ class ChannelStack:
                     value.copy_(self._stacked[name][n])
             subnets.append(subnet)
         return subnets
-
-    def like(self, subnets: Sequence[nn.Module]) -> ChannelStack:
-        return type(self)(subnets, self.members)
 
 
 class PlainChannelStack(ChannelStack):

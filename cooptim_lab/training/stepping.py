@@ -6,15 +6,15 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .loop import Step
+from .losses import Loss, losses_and_gradient, plain_loss
 from .optimizers import use_fused
 from .prepare import IGNORED_LABEL
-from .stacked import Stack
+from .stacks import Stack
 
 MakeOptimizer = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
-Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 class FlatOptimizer:
@@ -75,19 +75,18 @@ def stacked_step(
     ]
     places = torch.tensor([member for each in stacks for member in each.members], device=x.device).argsort()
     members = [torch.tensor(each.members, device=x.device) for each in stacks]
-    loss = plain_loss(loss)
-    if loss is nn.functional.cross_entropy and not (y == IGNORED_LABEL).any():
-        loss = class_first_cross_entropy
+    loss, none_ignored = plain_loss(loss), not (y == IGNORED_LABEL).any()
 
     def one(each: Stack, own: Tensor, optimizer: Any, rows: Tensor) -> Tensor:
         is_own = rows.dim() == 2
         chosen = rows[own] if is_own else rows
         if each.engine != "grouped":  # which overwrites its gradients
             optimizer.zero_grad()
-        values = per_subnet_loss(loss, each(x[chosen], is_own=is_own), y[chosen], is_own=is_own)
-        values.sum().backward()
+        outputs = each(x[chosen], is_own=is_own)
+        losses, gradient = losses_and_gradient(loss, outputs, y[chosen], is_own=is_own, none_ignored=none_ignored)
+        each.backward(outputs, gradient)
         optimizer.step()
-        return values.detach()
+        return losses
 
     def step(rows: Tensor | Sequence[Tensor]) -> Tensor:
         block = [rows] if isinstance(rows, Tensor) else rows
@@ -99,41 +98,3 @@ def stacked_step(
         return every[:, 0] if isinstance(rows, Tensor) else every
 
     return step
-
-
-def class_first_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy (N,) of logits (N, batch, classes) on classes (batch,) or (N, batch), none of them ignored.
-
-    With the classes along the first axis: a softmax over ten neighbours takes torch 15 times as long on a CPU.
-    """
-    logs = outputs.permute(2, 0, 1).contiguous().log_softmax(0)
-    return -logs.gather(0, targets.expand(1, *outputs.shape[:2]))[0].mean(1)
-
-
-def plain_loss(loss: Loss) -> Loss:
-    """torch's function in place of its module where that has no settings of its own: the same in one call for all."""
-    match loss:
-        case nn.CrossEntropyLoss(weight=None, ignore_index=-100, reduction="mean", label_smoothing=0.0):
-            return nn.functional.cross_entropy
-        case nn.MSELoss(reduction="mean"):
-            return nn.functional.mse_loss
-    return loss
-
-
-def per_subnet_loss(loss: Loss, outputs: Tensor, targets: Tensor, *, is_own: bool = False) -> Tensor:
-    """Losses (N,) of outputs (N, batch, ...) on targets (batch, ...), or (N, batch, ...) if each has its own.
-
-    torch's defaults take one call for all subnets; others are called for one after the other.
-    """
-    if loss is class_first_cross_entropy:
-        if outputs.dim() == 3 and targets.dim() == 1 + is_own:
-            return class_first_cross_entropy(outputs, targets)
-        loss = nn.functional.cross_entropy
-    count = len(outputs)
-    each_target = targets if is_own else targets.expand(count, *targets.shape)
-    if loss is nn.functional.cross_entropy and outputs.dim() == 3 and each_target.dim() == 2:
-        values = loss(outputs.flatten(0, 1), each_target.flatten(), reduction="none").view(count, -1)
-        return values.sum(1) / (each_target != IGNORED_LABEL).sum(1)
-    if loss is nn.functional.mse_loss:
-        return (outputs - each_target).square().flatten(1).mean(1)
-    return torch.stack([loss(output, target) for output, target in zip(outputs, each_target, strict=True)])

@@ -14,7 +14,8 @@ from .device import CPU, CapturedStep, can_capture
 from .loop import Step
 from .optimizers import is_elementwise
 from .prepare import Prepared
-from .stacked import Stack, stack
+from .stacked import stack
+from .stacks import Stack
 from .stepping import stacked_step
 
 TRIALS, TRIAL_WARM_UP = 5, 2
@@ -105,7 +106,7 @@ class Trainer:
                             for name, parameter in holder.named_parameters():
                                 if name in of[key]:
                                     parameter.copy_(of[key][name])
-                    flat = [p.detach() for p in each.like(holders).parameters()]
+                    flat = [p.detach() for p in type(each)(holders, each.members).parameters()]
                     values = _like(optimizer, flat)
                 for tensor, value in zip(_tensors(optimizer), values, strict=True):
                     # The count of steps stays on the CPU where the optimizer keeps it there.

@@ -12,8 +12,9 @@ from torch.nn import functional
 
 from cooptim_lab.training.channels import PlainChannelStack
 from cooptim_lab.training.loop import batches, plain_step
+from cooptim_lab.training.losses import per_subnet_loss
 from cooptim_lab.training.stacked import MOST, stack
-from cooptim_lab.training.stepping import per_subnet_loss, stacked_step
+from cooptim_lab.training.stepping import stacked_step
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
