@@ -39,8 +39,10 @@ class GroupedStack:
                 self._layers.append(_Linear(layers, is_first=not self._layers))
             elif not self._layers:
                 self._front.append(layers[0])
+            elif type(layers[0]) is nn.ReLU:
+                self._layers.append(_ReLU(is_in_place=isinstance(self._layers[-1], _Linear)))
             else:
-                self._layers.append(_ReLU() if type(layers[0]) is nn.ReLU else _Elementwise(layers[0]))
+                self._layers.append(_Elementwise(layers[0]))
         self._tape: list[Any] = []
 
     @property
@@ -112,10 +114,13 @@ class _Linear:
 
 
 class _ReLU:
-    """By far the most usual, so written out too."""
+    """By far the most usual, so written out too; in place where nobody else needs x: what a product gave."""
+
+    def __init__(self, *, is_in_place: bool) -> None:
+        self._call = torch.relu_ if is_in_place else torch.relu
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        x = torch.relu(x)
+        x = self._call(x)
         return x, x
 
     def backward(self, kept: Tensor, gradient: Tensor) -> Tensor:

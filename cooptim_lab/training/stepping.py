@@ -88,13 +88,13 @@ def stacked_step(
         optimizer.step()
         return losses
 
+    def in_order(parts: list[Tensor]) -> Tensor:
+        return parts[0] if len(parts) == 1 else torch.cat(parts)[places]
+
     def step(rows: Tensor | Sequence[Tensor]) -> Tensor:
-        block = [rows] if isinstance(rows, Tensor) else rows
-        losses = [
-            torch.stack([one(each, own, optimizer, rows) for rows in block], 1)
-            for each, own, optimizer in zip(stacks, members, optimizers, strict=True)
-        ]
-        every = torch.cat(losses)[places]
-        return every[:, 0] if isinstance(rows, Tensor) else every
+        every = list(zip(stacks, members, optimizers, strict=True))
+        if isinstance(rows, Tensor):
+            return in_order([one(*each, rows) for each in every])
+        return in_order([torch.stack([one(*each, of_step) for of_step in rows], 1) for each in every])
 
     return step

@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,6 +17,7 @@ from .context import Context
 from .device import CPU, choose_device
 from .fuse import FUSIONS, check_alike, check_can_merge, diversity
 from .loop import Clock, Recorder, batches, fit
+from .packed import pack, unpack
 from .prepare import Prepared, prepare
 from .reporting import make_recorder, make_result, record_score, warm_up
 from .seeds import derive
@@ -85,11 +85,6 @@ def train_subnets(context: Context, task: Task, spec: Subnets) -> Result | None:
     )
 
 
-def _as_bytes(value: Tensor) -> np.ndarray:
-    """A tensor's bytes: numpy has no bfloat16, and pickling a tensor as such takes many times as long."""
-    return value.detach().contiguous().flatten().view(torch.uint8).numpy()
-
-
 @dataclass
 class _Work:
     """What one rank does of it."""
@@ -102,8 +97,8 @@ class _Work:
     trainer: Trainer = field(init=False)
     diverged: set[int] = field(default_factory=set)
     """Numbers of this rank's subnets whose loss is no longer finite."""
-    _shells: list[nn.Module] = field(default_factory=list)
-    """On rank 0, networks for what all ranks have trained."""
+    _shells: dict[int, nn.Module] = field(default_factory=dict)
+    """On rank 0, by their numbers, networks for what the other ranks train."""
     _engine: str = ""
     _why: str = ""
     _said: str = ""
@@ -136,8 +131,7 @@ class _Work:
         engine = self._choose()
         warm_up(lambda: self._train(self.division.make(self.mine), engine).step, self.epoch_batches)
         self.trainer = self._train(self.division.make(self.mine), engine)
-        if self.context.is_root:
-            self._shells = self.division.make()
+        self._make_shells()
         torch.manual_seed(derive(self.spec.seed, self.context.rank))
 
     def step(self, rows: Tensor | Sequence[Tensor]) -> Tensor:
@@ -171,6 +165,11 @@ class _Work:
             own = torch.arange(part.start, part.stop)
         own = own[torch.randperm(len(own), generator=order)]
         return torch.cat([own, own[: self.rows - len(own)]])
+
+    def _make_shells(self) -> None:
+        if self.context.is_root:
+            others = [i for i in range(self.spec.subnets) if i not in self.mine]
+            self._shells = dict(zip(others, self.division.make(others), strict=True))
 
     def note_divergence(self, place: int, said: str) -> None:
         """One subnet is lost; the others' gradients are their own, so they go on."""
@@ -212,8 +211,7 @@ class _Work:
             for name, value in state_of(self.division.model).items():
                 value.copy_(whole[name])
         self.division = self.division.deal_again(deal)
-        if self.context.is_root:
-            self._shells = self.division.make()
+        self._make_shells()
         parts = self.division.parts
         fresh = self.division.make(self.mine)
         self.trainer = self._train(fresh, self._engine)
@@ -223,26 +221,22 @@ class _Work:
 
     def fuse(self) -> tuple[nn.Module, list[nn.Module]] | None:
         """On rank 0, the fused network and the subnets; those that diverged are left out."""
-        sound = [
-            (i, {name: _as_bytes(value) for name, value in state_of(subnet).items()})
-            for i, subnet in zip(self.mine, self.trainer.subnets(), strict=True)
-            if i not in self.diverged
-        ]
-        gathered = self.context.comm.gather(sound, root=0)
+        trained = zip(self.mine, self.trainer.subnets(), strict=True)
+        sound = {i: subnet for i, subnet in trained if i not in self.diverged}
+        sent = None if self.context.is_root else (list(sound), pack(sound.values()))
+        gathered = self.context.comm.gather(sent, root=0)
         if gathered is None:
             return None
-        pairs = list(itertools.chain.from_iterable(gathered))
-        if not pairs:
+        for numbers, packed in gathered[1:]:
+            theirs = {i: self._shells[i] for i in numbers}
+            unpack(packed, theirs.values())
+            sound |= theirs
+        if not sound:
             raise InputError(
                 f"{self._said}, and every other sub-network's too: "
                 "lower the learning rate, scale the inputs, or look for NaN in the data"
             )
-        numbers, subnets = [i for i, _ in pairs], []
-        with torch.no_grad():
-            for i, values in pairs:
-                for name, value in state_of(self._shells[i]).items():
-                    value.copy_(torch.from_numpy(values[name]).view(value.dtype).view(value.shape))
-                subnets.append(self._shells[i])
+        numbers, subnets = list(sound), list(sound.values())
         return FUSIONS[self.spec.fuse](subnets, self.division, numbers), subnets
 
     def say_how(self, engines: Sequence[Sequence[str]]) -> None:

@@ -46,6 +46,7 @@ class Trainer:
         is_own: bool = False,
         device: torch.device = CPU,
     ) -> None:
+        self._device = device
         x, y = prepared.x.to(device), prepared.y.to(device)
         if device != CPU:
             subnets = [copy.deepcopy(subnet).to(device) for subnet in subnets]
@@ -72,7 +73,8 @@ class Trainer:
     def subnets(self) -> list[nn.Module]:
         """The subnets as they are now, copies, in their order."""
         pairs = [pair for each in self.stacks for pair in zip(each.members, each.unstack(), strict=True)]
-        return [subnet.cpu() for _, subnet in sorted(pairs, key=lambda pair: pair[0])]
+        ordered = [subnet for _, subnet in sorted(pairs, key=lambda pair: pair[0])]
+        return ordered if self._device == CPU else [subnet.cpu() for subnet in ordered]
 
     def memory(self) -> list[dict[str, dict[str, Tensor]]]:
         """What the optimizers remember, for each subnet: by the name of the quantity, by the name of the parameter.

@@ -10,9 +10,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from cooptim_lab.training import grouped
 from cooptim_lab.training.channels import PlainChannelStack
 from cooptim_lab.training.loop import batches, plain_step
-from cooptim_lab.training.losses import per_subnet_loss
+from cooptim_lab.training.losses import losses_and_gradient, per_subnet_loss
 from cooptim_lab.training.stacked import MOST, stack
 from cooptim_lab.training.stepping import stacked_step
 
@@ -156,6 +157,73 @@ def test_every_loss_is_taken_as_it_is(loss, y):
     stacked, stacked_losses = train_stacked(subnets, OPTIMIZERS["SGD"], loss, y)
     assert distance(alone, stacked) < TOLERANCE
     assert (losses - stacked_losses).abs().max() < TOLERANCE
+
+
+BETWEEN = {
+    "relu": [nn.ReLU()],
+    "relu in place": [nn.ReLU(inplace=True)],
+    "relu of what autograd keeps": [nn.Tanh(), nn.ReLU()],
+    "one in place": [nn.ELU(inplace=True)],
+    "two in place": [nn.GELU(), nn.Hardtanh(inplace=True), nn.LeakyReLU(0.1, inplace=True)],
+    "nothing": [nn.Identity()],
+    "nothing, then relu": [nn.Identity(), nn.ReLU()],
+    "many": [nn.GELU(), nn.Identity(), nn.Softsign(), nn.ReLU(), nn.ReLU(), nn.SiLU()],
+}
+
+
+@pytest.mark.parametrize("between", BETWEEN.values(), ids=BETWEEN)
+def test_backpropagation_as_written_out_is_autograds(between):
+    def chain():
+        front, end = [nn.ReLU(), nn.Identity()], copy.deepcopy(between)
+        return nn.Sequential(*front, nn.Linear(6, 5), *copy.deepcopy(between), nn.Linear(5, 3), *end)
+
+    subnets = make([chain] * 3)
+    assert [each.engine for each in stack(subnets)] == ["grouped"]
+    alone, losses = train_alone(subnets, OPTIMIZERS["SGD"], functional.cross_entropy)
+    stacked, stacked_losses = train_stacked(subnets, OPTIMIZERS["SGD"], functional.cross_entropy)
+    assert distance(alone, subnets) > 1e-2
+    assert distance(alone, stacked) < 1e-12
+    assert (losses - stacked_losses).abs().max() < 1e-12
+
+
+def test_breakage_a_derivative_taken_where_another_is_needed(monkeypatch):
+    monkeypatch.setattr(grouped._ReLU, "backward", lambda self, kept, gradient: gradient)
+    subnets = make([lambda: nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))] * 3)
+    alone, _ = train_alone(subnets, OPTIMIZERS["SGD"], functional.cross_entropy)
+    stacked, _ = train_stacked(subnets, OPTIMIZERS["SGD"], functional.cross_entropy)
+    assert distance(alone, stacked) > 1e-3
+
+
+@pytest.mark.parametrize("layers", [[nn.Dropout(0.5), nn.Linear(6, 6)], [nn.Linear(6, 6), nn.Dropout(0.5)]])
+def test_each_subnet_drops_by_itself_and_learns_by_what_it_kept(layers):
+    def chain():
+        return nn.Sequential(*layers, nn.Linear(6, 6, bias=False)).double()
+
+    chosen = chain()
+    (together,) = stack([copy.deepcopy(chosen) for _ in range(2)])
+    one, other = together(torch.ones(4, 6, dtype=FLOAT))
+    assert (one - other).abs().max() > 1e-3
+    gradient = torch.zeros(2, 4, 6, dtype=FLOAT)
+    gradient[0] = 1
+    together.backward(torch.stack([one, other]), gradient)
+    of_one, of_other = together.parameters()[-1].grad  # (2, out, in)
+    assert of_one.abs().max() > 0
+    assert of_other.abs().max() == 0
+
+
+@pytest.mark.parametrize("is_own", [False, True])
+def test_the_gradient_of_cross_entropy_is_autograds(is_own):
+    outputs = torch.randn(3, 8, 4, dtype=FLOAT, requires_grad=True)
+    targets = torch.randint(4, (3, 8) if is_own else (8,))
+    each = targets if is_own else targets.expand(3, 8)
+    expected = torch.stack([functional.cross_entropy(a, b) for a, b in zip(outputs, each, strict=True)])
+    (slope,) = torch.autograd.grad(expected.sum(), outputs)
+    for none_ignored in (True, False):  # in closed form, and by autograd
+        losses, gradient = losses_and_gradient(
+            functional.cross_entropy, outputs, targets, is_own=is_own, none_ignored=none_ignored
+        )
+        assert (losses - expected).abs().max() < 1e-14
+        assert (gradient - slope).abs().max() < 1e-15
 
 
 def test_breakage_the_mean_of_the_losses_is_not_their_sum():
