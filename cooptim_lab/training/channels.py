@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .stacks import AutogradStack
-from .units import clone, state_of
+from .stacks import AutogradStack, take_apart
+from .units import state_of
 
 _CONVOLUTIONS = {nn.Conv1d: functional.conv1d, nn.Conv2d: functional.conv2d, nn.Conv3d: functional.conv3d}
 
@@ -66,14 +66,7 @@ class ChannelStack(AutogradStack):
         return outputs.view(len(outputs), len(self.members), -1).transpose(0, 1)
 
     def unstack(self) -> list[nn.Module]:
-        subnets = []
-        for n in range(len(self.members)):
-            subnet = clone(self._template)
-            with torch.no_grad():
-                for name, value in state_of(subnet).items():
-                    value.copy_(self._stacked[name][n])
-            subnets.append(subnet)
-        return subnets
+        return take_apart(self._template, self._stacked)
 
 
 class PlainChannelStack(ChannelStack):

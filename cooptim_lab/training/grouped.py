@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from .units import clone
+from .stacks import take_apart
 
 ELEMENTWISE = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Tanh, nn.Sigmoid,
@@ -70,17 +70,13 @@ class GroupedStack:
             gradient = layer.backward(self._tape.pop(), gradient)
 
     def unstack(self) -> list[nn.Module]:
-        subnets: list[nn.Module] = []
-        for n in range(len(self.members)):
-            subnet = clone(self._template)
-            with torch.no_grad():
-                linear = (layer for layer in leaves(subnet) if isinstance(layer, nn.Linear))
-                for layer, stacked in zip(linear, self._linear, strict=True):
-                    layer.weight.copy_(stacked.weight[n])
-                    if stacked.bias is not None:
-                        layer.bias.copy_(stacked.bias[n, :, 0])
-            subnets.append(subnet)
-        return subnets
+        stacked: dict[str, Tensor] = {}
+        paths = (path for path, module in self._template.named_modules() if isinstance(module, nn.Linear))
+        for path, layer in zip(paths, self._linear, strict=True):
+            stacked[f"{path}.weight"] = layer.weight
+            if layer.bias is not None:
+                stacked[f"{path}.bias"] = layer.bias[:, :, 0]
+        return take_apart(self._template, stacked)
 
 
 class _Layer(Protocol):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .units import clone, state_of
+from .units import clone
 
 
 class Stack(Protocol):
@@ -33,6 +33,12 @@ class Stack(Protocol):
 
     def unstack(self) -> list[nn.Module]:
         """The subnets as plain modules again, in the order of `members`."""
+
+
+def take_apart(template: nn.Module, stacked: Mapping[str, Tensor]) -> list[nn.Module]:
+    """Networks made like `template`, of what has been stacked: all parameters and buffers, (N, ...), by name."""
+    each = zip(*(value.detach() for value in stacked.values()), strict=True)
+    return [clone(template, dict(zip(stacked, values, strict=True))) for values in each]
 
 
 class AutogradStack:
@@ -67,14 +73,7 @@ class VmapStack(AutogradStack):
             return (self._own if is_own else self._shared)(self._parameters, self._buffers, x)
 
     def unstack(self) -> list[nn.Module]:
-        subnets = []
-        for n in range(len(self.members)):
-            subnet = clone(self._template)
-            with torch.no_grad():
-                for name, value in state_of(subnet).items():
-                    value.copy_((self._parameters if name in self._parameters else self._buffers)[name][n])
-            subnets.append(subnet)
-        return subnets
+        return take_apart(self._template, {**self._parameters, **self._buffers})
 
 
 class SingleStack(AutogradStack):

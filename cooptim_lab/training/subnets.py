@@ -17,6 +17,7 @@ from .context import Context
 from .device import CPU, choose_device
 from .fuse import FUSIONS, check_alike, check_can_merge, diversity
 from .loop import Clock, Recorder, batches, fit
+from .objects import allgather, barrier, bcast, gather
 from .packed import pack, unpack
 from .prepare import Prepared, prepare
 from .reporting import make_recorder, make_result, record_score, warm_up
@@ -50,7 +51,7 @@ def train_subnets(context: Context, task: Task, spec: Subnets) -> Result | None:
             clock.stop()
         return stop
 
-    context.comm.Barrier()
+    barrier(context.comm)
     clock.start()
     finished = fit(
         work.step,
@@ -62,9 +63,9 @@ def train_subnets(context: Context, task: Task, spec: Subnets) -> Result | None:
         end_epoch=end_epoch,
     )
     fused = work.fuse()
-    seconds = max(context.comm.allgather(clock.stop()))
-    engines = context.comm.gather(work.trainer.engines, root=0)
-    if fused is None:
+    seconds = max(allgather(context.comm, clock.stop()))
+    engines = gather(context.comm, work.trainer.engines)
+    if fused is None or engines is None:
         return None
     work.say_how(engines)
     network, subnets = fused
@@ -181,7 +182,7 @@ class _Work:
         """Score the mean of all subnets so far; whether the ranks agree to end here."""
         sound = [s for i, s in zip(self.mine, self.trainer.subnets(), strict=True) if i not in self.diverged]
         own = torch.stack([self.prepared.outputs(subnet) for subnet in sound]).sum(0) if sound else None
-        shared = self.context.comm.gather((own, len(sound), self.context.stopping()), root=0)
+        shared = gather(self.context.comm, (own, len(sound), self.context.stopping()))
         stop = False
         if shared is not None:
             count = sum(number for _, number, _ in shared)
@@ -189,14 +190,14 @@ class _Work:
                 total = sum(part for part, _, _ in shared if part is not None)
                 record_score(recorder, epoch, self.prepared.score(total / count))
             stop = any(flag for *_, flag in shared) or not count
-        return bool(self.context.comm.bcast(stop, root=0))
+        return bool(bcast(self.context.comm, stop))
 
     def deal_anew(self, deal: int) -> None:
         """Put all parts back into the network and deal its units among the subnets again, optimizers included."""
         units, parts = self.division.units, self.division.parts
         assert units is not None
         own = [state_of(subnet) for subnet in self.trainer.subnets()]
-        everyone = self.context.comm.allgather((own, self.trainer.memory(), sorted(self.diverged)))
+        everyone = allgather(self.context.comm, (own, self.trainer.memory(), sorted(self.diverged)))
         states, memory, lost = (list(itertools.chain.from_iterable(of)) for of in zip(*everyone, strict=True))
         sound = [i for i in range(self.spec.subnets) if i not in lost]
         whole = units.join(state_of(self.division.model), [states[i] for i in sound], [parts[i] for i in sound])
@@ -224,7 +225,7 @@ class _Work:
         trained = zip(self.mine, self.trainer.subnets(), strict=True)
         sound = {i: subnet for i, subnet in trained if i not in self.diverged}
         sent = None if self.context.is_root else (list(sound), pack(sound.values()))
-        gathered = self.context.comm.gather(sent, root=0)
+        gathered = gather(self.context.comm, sent)
         if gathered is None:
             return None
         for numbers, packed in gathered[1:]:
@@ -270,5 +271,5 @@ class _Work:
         if self._engine == "auto":
             rows = self.epoch_batches(0)[0]
             engine, why = choose_engine(self.prepared, self.division.make(self.mine), rows, self._device)
-            self._engine, self._why = self.context.comm.bcast((engine, why), root=0)
+            self._engine, self._why = bcast(self.context.comm, (engine, why))
         return self._engine

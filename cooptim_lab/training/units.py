@@ -382,19 +382,26 @@ def state_of(model: nn.Module) -> dict[str, Tensor]:
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
-def clone(model: nn.Module) -> nn.Module:
+def clone(model: nn.Module, state: Mapping[str, Tensor] | None = None, prefix: str = "") -> nn.Module:
     """A network of its own with tensors of its own; settings, which training does not change, are shared.
 
-    A tenth of the time that `copy.deepcopy` takes.
+    `state` has the values of parameters and buffers, by name; others keep the model's. A tenth of the time that
+    `copy.deepcopy` takes.
     """
+
+    def own(name: str, tensor: Tensor) -> Tensor:
+        return (state or {}).get(prefix + name, tensor).detach().clone()
+
     made = model.__class__.__new__(model.__class__)
     made.__dict__.update(model.__dict__)
     made.__dict__["_parameters"] = {
-        name: None if p is None else nn.Parameter(p.detach().clone(), p.requires_grad)
+        name: None if p is None else nn.Parameter(own(name, p), p.requires_grad)
         for name, p in model._parameters.items()
     }
-    made.__dict__["_buffers"] = {name: None if b is None else b.clone() for name, b in model._buffers.items()}
-    made.__dict__["_modules"] = {name: None if m is None else clone(m) for name, m in model._modules.items()}
+    made.__dict__["_buffers"] = {name: None if b is None else own(name, b) for name, b in model._buffers.items()}
+    made.__dict__["_modules"] = {
+        name: None if m is None else clone(m, state, f"{prefix}{name}.") for name, m in model._modules.items()
+    }
     return made
 
 
