@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from .split import Division
-from .units import state_of
+from .states import state_of
 
 
 class MeanFusion(nn.Module):

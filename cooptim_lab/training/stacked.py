@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from .channels import ChannelStack, PlainChannelStack
 from .grouped import GroupedStack, is_perceptron
 from .stacks import SingleStack, Stack, VmapStack
-from .units import state_of
+from .states import state_of
 
 MOST = 16
 """Subnets in one stack: with more, what a step works on no longer fits a core's cache (measured: 256 perceptrons of

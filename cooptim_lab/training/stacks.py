@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .units import clone
+from .states import clone
 
 
 class Stack(Protocol):

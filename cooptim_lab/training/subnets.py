@@ -18,15 +18,14 @@ from .device import CPU, choose_device
 from .fuse import FUSIONS, check_alike, check_can_merge, diversity
 from .loop import Clock, Recorder, batches, fit
 from .objects import allgather, barrier, bcast, gather
-from .packed import pack, unpack
 from .prepare import Prepared, prepare
 from .reporting import make_recorder, make_result, record_score, warm_up
 from .seeds import derive
 from .shards import shard
 from .spec import Subnets
 from .split import Division, divide
+from .states import pack, state_of, unpack
 from .trainer import Trainer, choose_engine
-from .units import state_of
 
 BLOCK = 24
 """Steps that one stack makes before the next has its turn."""

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
+from .states import state_of
 
 OFFER = "define subnet(i) in the task"
 BISECTIONS = 14
@@ -375,34 +376,6 @@ def _resize(module: nn.Module, width: int | None) -> None:
             module.normalized_shape = (width,)
         case _ if width is not None:
             module.num_features = width  # type: ignore[assignment]
-
-
-def state_of(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name, those left out of the state dict too."""
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
-
-
-def clone(model: nn.Module, state: Mapping[str, Tensor] | None = None, prefix: str = "") -> nn.Module:
-    """A network of its own with tensors of its own; settings, which training does not change, are shared.
-
-    `state` has the values of parameters and buffers, by name; others keep the model's. A tenth of the time that
-    `copy.deepcopy` takes.
-    """
-
-    def own(name: str, tensor: Tensor) -> Tensor:
-        return (state or {}).get(prefix + name, tensor).detach().clone()
-
-    made = model.__class__.__new__(model.__class__)
-    made.__dict__.update(model.__dict__)
-    made.__dict__["_parameters"] = {
-        name: None if p is None else nn.Parameter(own(name, p), p.requires_grad)
-        for name, p in model._parameters.items()
-    }
-    made.__dict__["_buffers"] = {name: None if b is None else own(name, b) for name, b in model._buffers.items()}
-    made.__dict__["_modules"] = {
-        name: None if m is None else clone(m, state, f"{prefix}{name}.") for name, m in model._modules.items()
-    }
-    return made
 
 
 def _place(model: nn.Module, name: str) -> tuple[nn.Module, str]:

@@ -18,9 +18,9 @@ from cooptim_lab.training.prepare import prepare
 from cooptim_lab.training.programs import train_baseline, train_subnets
 from cooptim_lab.training.spec import Baseline, Subnets
 from cooptim_lab.training.split import divide
+from cooptim_lab.training.states import state_of
 from cooptim_lab.training.subnets import _Work
 from cooptim_lab.training.trainer import Trainer
-from cooptim_lab.training.units import state_of
 from tests.networks import NETWORKS, make
 from tests.support import SoloComm, refused
 

@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from cooptim_lab.training.packed import pack, unpack
-from cooptim_lab.training.units import state_of
+from cooptim_lab.training.states import pack, state_of, unpack
 
 
 def networks():
