@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .stacks import AutogradStack, take_apart
-from .states import state_of
+from .stacks import AutogradStack, states_of
+from .states import State, state_of
 
 _CONVOLUTIONS = {nn.Conv1d: functional.conv1d, nn.Conv2d: functional.conv2d, nn.Conv3d: functional.conv3d}
 
@@ -36,7 +36,7 @@ class ChannelStack(AutogradStack):
     a whole step of a small network 0.6 of it (measured: 64 images of 8×8, 4 networks)."""
 
     def __init__(self, subnets: Sequence[nn.Module], members: list[int]) -> None:
-        self.members, self._template, count = members, subnets[0], len(subnets)
+        self.members, count = members, len(subnets)
         self._wide = copy.deepcopy(subnets[0])
         self._stacked: dict[str, Tensor] = {}  # (N, ...), views of what the wide network has
         if not any(type(module) in _CONVOLUTIONS for module in self._wide.modules()):
@@ -65,8 +65,8 @@ class ChannelStack(AutogradStack):
         outputs = self._wide(x)
         return outputs.view(len(outputs), len(self.members), -1).transpose(0, 1)
 
-    def unstack(self) -> list[nn.Module]:
-        return take_apart(self._template, self._stacked)
+    def states(self) -> list[State]:
+        return states_of(self._stacked)
 
 
 class PlainChannelStack(ChannelStack):

@@ -16,7 +16,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from .stacks import take_apart
+from .stacks import states_of
+from .states import State
 
 ELEMENTWISE = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Tanh, nn.Sigmoid,
@@ -29,14 +30,18 @@ class GroupedStack:
     """Perceptrons, from the first linear layer on; what stands in front of it has nothing to train."""
 
     engine = "grouped"
+    overwrites_gradients = True
 
     def __init__(self, subnets: Sequence[nn.Module], members: list[int]) -> None:
-        self.members, self._template = members, subnets[0]
+        self.members = members
         self._front: list[nn.Module] = []
         self._layers: list[_Layer] = []
+        self._linear: dict[str, _Linear] = {}  # by their names in a subnet
+        names = (name for name, module in subnets[0].named_modules() if isinstance(module, nn.Linear))
         for layers in zip(*map(leaves, subnets), strict=True):
             if isinstance(layers[0], nn.Linear):
-                self._layers.append(_Linear(layers, is_first=not self._layers))
+                linear = self._linear[next(names)] = _Linear(layers, is_first=not self._layers)
+                self._layers.append(linear)
             elif not self._layers:
                 self._front.append(layers[0])
             elif type(layers[0]) is nn.ReLU:
@@ -45,18 +50,18 @@ class GroupedStack:
                 self._layers.append(_Elementwise(layers[0]))
         self._tape: list[Any] = []
 
-    @property
-    def _linear(self) -> list[_Linear]:
-        return [layer for layer in self._layers if isinstance(layer, _Linear)]
-
     def parameters(self) -> list[Tensor]:
-        return [t for layer in self._linear for t in (layer.weight, layer.bias) if t is not None]
+        return [t for layer in self._linear.values() for t in (layer.weight, layer.bias) if t is not None]
 
     @torch.no_grad()
     def __call__(self, x: Tensor, *, is_own: bool = False) -> Tensor:
-        x = x if is_own else x.expand(len(self.members), *x.shape)  # no copy
+        is_stacked = is_own
         for module in self._front:
-            x = x.flatten(2) if type(module) is nn.Flatten else module(x)
+            if type(module) is nn.Dropout and not is_stacked:  # each drops by itself
+                x, is_stacked = x.expand(len(self.members), *x.shape).contiguous(), True
+            x = x.flatten(1 + is_stacked) if type(module) is nn.Flatten else module(x)
+        if not is_stacked:
+            x = x.expand(len(self.members), *x.shape)  # no copy
         x, self._tape = x.transpose(1, 2), []
         for layer in self._layers:
             x, kept = layer.forward(x)
@@ -69,14 +74,12 @@ class GroupedStack:
         for layer in reversed(self._layers):
             gradient = layer.backward(self._tape.pop(), gradient)
 
-    def unstack(self) -> list[nn.Module]:
-        stacked: dict[str, Tensor] = {}
-        paths = (path for path, module in self._template.named_modules() if isinstance(module, nn.Linear))
-        for path, layer in zip(paths, self._linear, strict=True):
-            stacked[f"{path}.weight"] = layer.weight
+    def states(self) -> list[State]:
+        stacked = {f"{name}.weight": layer.weight for name, layer in self._linear.items()}
+        for name, layer in self._linear.items():
             if layer.bias is not None:
-                stacked[f"{path}.bias"] = layer.bias[:, :, 0]
-        return take_apart(self._template, stacked)
+                stacked[f"{name}.bias"] = layer.bias[:, :, 0]
+        return states_of(stacked)
 
 
 class _Layer(Protocol):
@@ -146,7 +149,8 @@ def is_perceptron(subnet: nn.Module) -> bool:
         return False
     seen_linear = False
     for layer in leaves(subnet):
-        is_front = type(layer) is nn.Flatten and not seen_linear
+        is_plain_flatten = type(layer) is nn.Flatten and (layer.start_dim, layer.end_dim) == (1, -1)
+        is_front = is_plain_flatten and not seen_linear
         if type(layer) is not nn.Linear and type(layer) not in ELEMENTWISE and not is_front:
             return False
         seen_linear = seen_linear or type(layer) is nn.Linear

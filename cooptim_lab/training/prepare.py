@@ -67,7 +67,7 @@ class Prepared:
         network.eval()
         try:
             with torch.no_grad():
-                return network(self.held_x)
+                return network(self.held_x.clone())  # a network may work in place
         finally:
             network.train(training)
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Sequence
-from typing import Any
 
 import cloudpickle
 import torch
@@ -52,7 +51,7 @@ def stack(
     stacks: list[Stack] = []
     for members in itertools.chain.from_iterable(map(_batches, groups.values())):
         chosen = [subnets[i] for i in members]
-        kinds: list[type[Any]] = [GroupedStack] if is_perceptron(chosen[0]) else [VmapStack]
+        kinds: list[type[Stack]] = [GroupedStack] if is_perceptron(chosen[0]) else [VmapStack]
         if not (is_perceptron(chosen[0]) or is_own):
             kinds = [ChannelStack, PlainChannelStack, *kinds]
         kind = next((kind for kind in kinds if len(members) > 1 and _can_run(kind, chosen, sample)), None)
@@ -70,7 +69,7 @@ def _batches(members: list[int]) -> list[list[int]]:
     return [members[start:end] for start, end in itertools.pairwise(bounds)]
 
 
-def _can_run(kind: type[Any], subnets: Sequence[nn.Module], sample: Tensor | None) -> bool:
+def _can_run(kind: type[Stack], subnets: Sequence[nn.Module], sample: Tensor | None) -> bool:
     """Whether a stack does as its modules do: not where one branches on values, replaces buffers or mixes channels."""
     if sample is None:
         return not issubclass(kind, ChannelStack)
@@ -78,21 +77,21 @@ def _can_run(kind: type[Any], subnets: Sequence[nn.Module], sample: Tensor | Non
     with torch.no_grad(), torch.random.fork_rng():
         try:
             together = kind(alone, [0, 1])
-            together(sample)
+            together(sample.clone())
         except Exception:  # noqa: BLE001 - what a stack cannot follow may raise anything
             return False
-        for module, stacked in zip(alone, together.unstack(), strict=True):
-            module(sample)
-            buffers = dict(stacked.named_buffers())
-            if not all(_is_close(b, buffers[name]) for name, b in module.named_buffers()):
+        for module, state in zip(alone, together.states(), strict=True):
+            module(sample.clone())
+            if not all(_is_close(b, state[name]) for name, b in module.named_buffers()):
                 return False
-        return not issubclass(kind, ChannelStack) or _agrees(kind, [module.eval() for module in alone], sample)
+        # What runs under vmap is their own forward; in evaluation mode it may call kernels that vmap has no rule for.
+        return issubclass(kind, VmapStack) or _agrees(kind, [module.eval() for module in alone], sample)
 
 
-def _agrees(kind: type[Any], modules: Sequence[nn.Module], sample: Tensor) -> bool:
-    """Whether channels of one subnet reach the outputs of that one alone; without dropout, which would hide it."""
-    outputs = kind(modules, [0, 1])(sample)
-    return all(_is_close(module(sample), output) for module, output in zip(modules, outputs, strict=True))
+def _agrees(kind: type[Stack], modules: Sequence[nn.Module], sample: Tensor) -> bool:
+    """Whether the outputs are those of each alone; without dropout, which would hide what is wrong."""
+    outputs = kind(modules, [0, 1])(sample.clone())
+    return all(_is_close(module(sample.clone()), output) for module, output in zip(modules, outputs, strict=True))
 
 
 def _is_close(one: Tensor, other: Tensor) -> bool:

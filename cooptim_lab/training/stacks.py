@@ -1,22 +1,24 @@
-"""What a stack of subnets is, and the two kinds that run the subnets' own forward; autograd knows their way back."""
+"""What a stack of subnets is, and the two kinds that take any module: by `torch.func`, and one by itself."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .states import clone
+from .states import State, state_of
 
 
 class Stack(Protocol):
     """Some subnets that train as one program. `members` are their places among all subnets."""
 
     engine: str
+    overwrites_gradients: bool
+    """Whether `backward` sets gradients; otherwise it adds to what is there, as autograd does."""
     members: list[int]
 
     def __init__(self, subnets: Sequence[nn.Module], members: list[int]) -> None:
@@ -31,21 +33,23 @@ class Stack(Protocol):
     def backward(self, outputs: Tensor, gradient: Tensor) -> None:
         """From the gradient at the outputs of the last call, those of the parameters, in their `grad`."""
 
-    def unstack(self) -> list[nn.Module]:
-        """The subnets as plain modules again, in the order of `members`."""
-
-
-def take_apart(template: nn.Module, stacked: Mapping[str, Tensor]) -> list[nn.Module]:
-    """Networks made like `template`, of what has been stacked: all parameters and buffers, (N, ...), by name."""
-    each = zip(*(value.detach() for value in stacked.values()), strict=True)
-    return [clone(template, dict(zip(stacked, values, strict=True))) for values in each]
+    def states(self) -> list[State]:
+        """What each subnet has learned, in the order of `members`: views, which change as training goes on."""
 
 
 class AutogradStack:
-    """The way back is autograd's, which adds to the gradients that are there."""
+    """One that runs the subnets' own forward."""
+
+    overwrites_gradients = False
 
     def backward(self, outputs: Tensor, gradient: Tensor) -> None:
         outputs.backward(gradient)
+
+
+def states_of(stacked: State) -> list[State]:
+    """Each network's own part of tensors (N, ...)."""
+    each = zip(*(value.detach() for value in stacked.values()), strict=True)
+    return [dict(zip(stacked, values, strict=True)) for values in each]
 
 
 class VmapStack(AutogradStack):
@@ -72,12 +76,12 @@ class VmapStack(AutogradStack):
         with sdpa_kernel(SDPBackend.MATH):  # the fused kernels of attention have no batching rule
             return (self._own if is_own else self._shared)(self._parameters, self._buffers, x)
 
-    def unstack(self) -> list[nn.Module]:
-        return take_apart(self._template, {**self._parameters, **self._buffers})
+    def states(self) -> list[State]:
+        return states_of({**self._parameters, **self._buffers})
 
 
 class SingleStack(AutogradStack):
-    """One subnet, trained as the module that it is: a copy."""
+    """One subnet, a copy, trained as the module that it is."""
 
     engine = "separate"
 
@@ -91,5 +95,5 @@ class SingleStack(AutogradStack):
     def __call__(self, x: Tensor, *, is_own: bool = False) -> Tensor:
         return self._subnet(x[0] if is_own else x).unsqueeze(0)
 
-    def unstack(self) -> list[nn.Module]:
-        return [clone(self._subnet)]
+    def states(self) -> list[State]:
+        return [{name: value.detach() for name, value in state_of(self._subnet).items()}]

@@ -80,11 +80,12 @@ def stacked_step(
     def one(each: Stack, own: Tensor, optimizer: Any, rows: Tensor) -> Tensor:
         is_own = rows.dim() == 2
         chosen = rows[own] if is_own else rows
-        if each.engine != "grouped":  # which overwrites its gradients
-            optimizer.zero_grad()
         outputs = each(x[chosen], is_own=is_own)
         losses, gradient = losses_and_gradient(loss, outputs, y[chosen], is_own=is_own, none_ignored=none_ignored)
-        each.backward(outputs, gradient)
+        if gradient is None or not each.overwrites_gradients:
+            optimizer.zero_grad()
+        if gradient is not None:
+            each.backward(outputs, gradient)
         optimizer.step()
         return losses
 

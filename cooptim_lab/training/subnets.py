@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -24,7 +24,7 @@ from .seeds import derive
 from .shards import shard
 from .spec import Subnets
 from .split import Division, divide
-from .states import pack, state_of, unpack
+from .states import State, fill, pack, state_of, unpack
 from .trainer import Trainer, choose_engine
 
 BLOCK = 24
@@ -97,8 +97,8 @@ class _Work:
     trainer: Trainer = field(init=False)
     diverged: set[int] = field(default_factory=set)
     """Numbers of this rank's subnets whose loss is no longer finite."""
-    _shells: dict[int, nn.Module] = field(default_factory=dict)
-    """On rank 0, by their numbers, networks for what the other ranks train."""
+    _networks: dict[int, nn.Module] = field(default_factory=dict)
+    """By their numbers, networks to be scored and handed out: those of this rank's subnets, on rank 0 those of all."""
     _engine: str = ""
     _why: str = ""
     _said: str = ""
@@ -131,7 +131,7 @@ class _Work:
         engine = self._choose()
         warm_up(lambda: self._train(self.division.make(self.mine), engine).step, self.epoch_batches)
         self.trainer = self._train(self.division.make(self.mine), engine)
-        self._make_shells()
+        self._make_networks()
         torch.manual_seed(derive(self.spec.seed, self.context.rank))
 
     def step(self, rows: Tensor | Sequence[Tensor]) -> Tensor:
@@ -166,10 +166,18 @@ class _Work:
         own = own[torch.randperm(len(own), generator=order)]
         return torch.cat([own, own[: self.rows - len(own)]])
 
-    def _make_shells(self) -> None:
-        if self.context.is_root:
-            others = [i for i in range(self.spec.subnets) if i not in self.mine]
-            self._shells = dict(zip(others, self.division.make(others), strict=True))
+    def _make_networks(self) -> None:
+        which = range(self.spec.subnets) if self.context.is_root else self.mine
+        self._networks = dict(zip(which, self.division.make(which), strict=True))
+
+    def _sound(self) -> dict[int, State]:
+        """What this rank's subnets have learned, by their numbers, but for those that diverged."""
+        return {i: state for i, state in zip(self.mine, self.trainer.states(), strict=True) if i not in self.diverged}
+
+    def _filled(self, states: Mapping[int, State]) -> dict[int, nn.Module]:
+        for i, state in states.items():
+            fill(self._networks[i], state)
+        return {i: self._networks[i] for i in states}
 
     def note_divergence(self, place: int, said: str) -> None:
         """One subnet is lost; the others' gradients are their own, so they go on."""
@@ -179,8 +187,8 @@ class _Work:
 
     def score(self, recorder: Recorder, epoch: int) -> bool:
         """Score the mean of all subnets so far; whether the ranks agree to end here."""
-        sound = [s for i, s in zip(self.mine, self.trainer.subnets(), strict=True) if i not in self.diverged]
-        own = torch.stack([self.prepared.outputs(subnet) for subnet in sound]).sum(0) if sound else None
+        sound = self._filled(self._sound()).values()
+        own = torch.stack([self.prepared.outputs(network) for network in sound]).sum(0) if sound else None
         shared = gather(self.context.comm, (own, len(sound), self.context.stopping()))
         stop = False
         if shared is not None:
@@ -195,7 +203,7 @@ class _Work:
         """Put all parts back into the network and deal its units among the subnets again, optimizers included."""
         units, parts = self.division.units, self.division.parts
         assert units is not None
-        own = [state_of(subnet) for subnet in self.trainer.subnets()]
+        own = [{name: value.clone() for name, value in state.items()} for state in self.trainer.states()]
         everyone = allgather(self.context.comm, (own, self.trainer.memory(), sorted(self.diverged)))
         states, memory, lost = (list(itertools.chain.from_iterable(of)) for of in zip(*everyone, strict=True))
         sound = [i for i in range(self.spec.subnets) if i not in lost]
@@ -207,11 +215,9 @@ class _Work:
                 continue
             zero = {name: torch.zeros_like(whole[name]) for name in of}
             remembered[key] = units.join(zero, [memory[i][key] for i in sound], [parts[i] for i in sound])
-        with torch.no_grad():
-            for name, value in state_of(self.division.model).items():
-                value.copy_(whole[name])
+        fill(self.division.model, whole)
         self.division = self.division.deal_again(deal)
-        self._make_shells()
+        self._make_networks()
         parts = self.division.parts
         fresh = self.division.make(self.mine)
         self.trainer = self._train(fresh, self._engine)
@@ -221,16 +227,15 @@ class _Work:
 
     def fuse(self) -> tuple[nn.Module, list[nn.Module]] | None:
         """On rank 0, the fused network and the subnets; those that diverged are left out."""
-        trained = zip(self.mine, self.trainer.subnets(), strict=True)
-        sound = {i: subnet for i, subnet in trained if i not in self.diverged}
-        sent = None if self.context.is_root else (list(sound), pack(sound.values()))
-        gathered = gather(self.context.comm, sent)
+        own = self._sound()
+        gathered = gather(self.context.comm, None if self.context.is_root else (list(own), pack(own.values())))
         if gathered is None:
             return None
-        for numbers, packed in gathered[1:]:
-            theirs = {i: self._shells[i] for i in numbers}
-            unpack(packed, theirs.values())
-            sound |= theirs
+        sound = self._filled(own)
+        for theirs, packed in gathered[1:]:
+            networks = {i: self._networks[i] for i in theirs}
+            unpack(packed, map(state_of, networks.values()))
+            sound |= networks
         if not sound:
             raise InputError(
                 f"{self._said}, and every other sub-network's too: "

@@ -16,6 +16,7 @@ from .optimizers import is_elementwise
 from .prepare import Prepared
 from .stacked import stack
 from .stacks import Stack
+from .states import State
 from .stepping import stacked_step
 
 TRIALS, TRIAL_WARM_UP = 5, 2
@@ -46,10 +47,10 @@ class Trainer:
         is_own: bool = False,
         device: torch.device = CPU,
     ) -> None:
-        self._device = device
         x, y = prepared.x.to(device), prepared.y.to(device)
         if device != CPU:
             subnets = [copy.deepcopy(subnet).to(device) for subnet in subnets]
+        self._trained = [[name for name, p in subnet.named_parameters() if p.requires_grad] for subnet in subnets]
         is_stackable = is_elementwise(prepared.optimizer([torch.zeros(1, requires_grad=True)]))
         is_separate = engine == "separate" or not is_stackable
         self.stacks: list[Stack] = stack(subnets, separate=is_separate, sample=x[:2], is_own=is_own)
@@ -70,11 +71,11 @@ class Trainer:
         """One for each stack."""
         return [each.engine for each in self.stacks]
 
-    def subnets(self) -> list[nn.Module]:
-        """The subnets as they are now, copies, in their order."""
-        pairs = [pair for each in self.stacks for pair in zip(each.members, each.unstack(), strict=True)]
-        ordered = [subnet for _, subnet in sorted(pairs, key=lambda pair: pair[0])]
-        return ordered if self._device == CPU else [subnet.cpu() for subnet in ordered]
+    def states(self) -> list[State]:
+        """What each subnet has learned by now: on a CPU views, which change as training goes on."""
+        pairs = [pair for each in self.stacks for pair in zip(each.members, each.states(), strict=True)]
+        ordered = [state for _, state in sorted(pairs, key=lambda pair: pair[0])]
+        return [{name: value.cpu() for name, value in state.items()} for state in ordered]
 
     def memory(self) -> list[dict[str, dict[str, Tensor]]]:
         """What the optimizers remember, for each subnet: by the name of the quantity, by the name of the parameter.
@@ -89,9 +90,8 @@ class Trainer:
                         found[member][key] = {"": values[0].clone().cpu()}
                     continue
                 with _Holding(each, optimizer, values):
-                    for member, subnet in zip(each.members, each.unstack(), strict=True):
-                        named = subnet.named_parameters()
-                        found[member][key] = {n: p.detach().cpu() for n, p in named if p.requires_grad}
+                    for member, state in zip(each.members, each.states(), strict=True):
+                        found[member][key] = {name: state[name].cpu().clone() for name in self._trained[member]}
         return found
 
     def remember(self, memory: Sequence[Mapping[str, Mapping[str, Tensor]]], subnets: Sequence[nn.Module]) -> None:

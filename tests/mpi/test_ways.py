@@ -84,6 +84,44 @@ def test_subnets_do_not_depend_on_the_number_of_workers(pool):
     assert abs(one.loss - two.loss) < 1e-6
 
 
+class Mixed(nn.Module):
+    """A layer in two places, normalisation, and a way to its layers that torch does not know of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.Linear(16, 16)
+        self.body = nn.Sequential(nn.Linear(64, 16), nn.BatchNorm1d(16), layer, nn.Tanh(), layer, nn.Tanh())
+        self.last = nn.Linear(16, 10)
+        self.order = [self.body, self.last]
+
+    def forward(self, x):
+        for part in self.order:
+            x = part(x)
+        return x
+
+
+def test_subnets_of_any_make_arrive_as_they_were_trained(pool):
+    """From a rank of its own or from rank 0, the networks are the same, and none shares anything with another."""
+    task = Task(model=lambda: Mixed().double(), subnet=lambda i: Mixed().double(), data=digits_rows)
+    options = {"subnets": 4, "epochs": 2, "pool": pool, "fuse": "mean"}
+    one, two = (train_subnets(task, workers=m, **options).wait(PATIENCE_SECONDS) for m in (1, 2))
+    assert one.parameters == two.parameters == 4 * sum(p.numel() for p in Mixed().parameters())
+    assert (outputs(one) - outputs(two)).abs().max() < 1e-6
+    calls: list[int] = []
+    for n, subnet in enumerate(two.subnets):
+        subnet.last.register_forward_hook(lambda *given, n=n: calls.append(n))
+    before = outputs(two)
+    assert calls == [0, 1, 2, 3]
+    with torch.no_grad():
+        for parameter in two.subnets[0].parameters():
+            parameter.zero_()
+    x = torch.from_numpy(digits_rows()[0]).double()
+    assert two.subnets[0](x).abs().max() == 0
+    rest = sum(subnet(x) for subnet in two.subnets[1:])
+    assert (outputs(two) - rest / 4).abs().max() < 1e-12
+    assert (outputs(two) - before).abs().max() > 1e-3
+
+
 def test_both_ways_to_aggregate_train_the_same_network(pool):
     task = Task(model=exact_network, data=digits_rows)
     server, allreduce = (

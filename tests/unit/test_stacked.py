@@ -15,6 +15,7 @@ from cooptim_lab.training.channels import PlainChannelStack
 from cooptim_lab.training.loop import batches, plain_step
 from cooptim_lab.training.losses import losses_and_gradient, per_subnet_loss
 from cooptim_lab.training.stacked import MOST, stack
+from cooptim_lab.training.states import fill
 from cooptim_lab.training.stepping import stacked_step
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -113,8 +114,16 @@ def train_alone(subnets, optimizer, loss, y=CLASSES):
 def train_stacked(subnets, optimizer, loss, y=CLASSES, **options):
     stacks = stack(copy.deepcopy(subnets), **options)
     losses = train(stacked_step(stacks, optimizer, loss, X, y))
-    trained = dict(pair for each in stacks for pair in zip(each.members, each.unstack(), strict=True))
-    return [trained[i] for i in range(len(subnets))], losses
+    return trained_in(stacks, subnets), losses
+
+
+def trained_in(stacks, subnets):
+    """Networks like `subnets`, as they are in the stacks now."""
+    networks = copy.deepcopy(subnets)
+    for each in stacks:
+        for member, state in zip(each.members, each.states(), strict=True):
+            fill(networks[member], state)
+    return networks
 
 
 @torch.no_grad()
@@ -141,7 +150,16 @@ def test_together_is_each_alone(makers, engines, optimizer):
     assert (losses - stacked_losses).abs().max() < TOLERANCE
 
 
+class Focal(nn.CrossEntropyLoss):
+    """A user's own, derived from torch's."""
+
+    def forward(self, outputs, targets):
+        return super().forward(outputs, targets) * 2 + outputs.square().mean()
+
+
 LOSSES = {
+    "derived from torch's": (Focal(), CLASSES),
+    "absolute": (nn.L1Loss(), X[:, :3]),
     "mse": (functional.mse_loss, X[:, :3]),
     "smoothed": (nn.CrossEntropyLoss(label_smoothing=0.1), CLASSES),
     "own": (lambda outputs, targets: (outputs.logsumexp(1) - outputs[:, 0] * targets).mean(), CLASSES),
@@ -184,6 +202,73 @@ def test_backpropagation_as_written_out_is_autograds(between):
     assert distance(alone, subnets) > 1e-2
     assert distance(alone, stacked) < 1e-12
     assert (losses - stacked_losses).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("flatten", [nn.Flatten(), nn.Flatten(1, 2), nn.Flatten(2)], ids=["all", "two", "rest"])
+@pytest.mark.parametrize("is_own", [False, True])
+def test_images_are_flattened_as_the_layer_says(flatten, is_own):
+    images, wanted = X.view(ROWS, 1, 2, 3), X[:, :1] * X[:, 1:2]
+
+    def chain():
+        first = nn.Linear(3 if flatten.end_dim == 2 else 6, 2)
+        return nn.Sequential(nn.Tanh(), copy.deepcopy(flatten), first, nn.ReLU(), nn.Linear(2, 1))
+
+    def loss(outputs, targets):
+        return (outputs.flatten(1) - targets).square().mean()
+
+    subnets = make([chain] * 3)
+    alone = copy.deepcopy(subnets)
+    rows = torch.arange(8)
+    for each in alone:
+        optimizer = torch.optim.SGD(each.parameters(), lr=0.1)
+        plain_step(each, optimizer, loss, images, wanted)(rows)
+    stacks = stack(subnets, sample=images[:2], is_own=is_own)
+    step = stacked_step(stacks, lambda p: torch.optim.SGD(p, lr=0.1), loss, images, wanted)
+    step(rows.expand(3, 8) if is_own else rows)
+    assert {each.engine for each in stacks} == ({"grouped"} if flatten.start_dim == 1 == -flatten.end_dim else {"vmap"})
+    pairs = zip(states(alone), states(trained_in(stacks, subnets)), strict=True)
+    assert all((a - b).abs().max() < 1e-12 for a, b in pairs)
+
+
+def test_what_works_in_place_on_its_inputs_leaves_the_data_alone():
+    def chain():
+        return nn.Sequential(nn.ReLU(inplace=True), nn.Linear(6, 3))
+
+    given = X.clone()
+    (together,) = stack(make([chain] * 3), sample=given[:2])
+    assert together.engine == "grouped"
+    assert torch.equal(given, X)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_loss_of_nothing_in_some_batch_changes_nothing(count):
+    """As of triplets where a batch has none."""
+
+    def loss(outputs, targets):
+        if (targets == 0).sum() < 3:
+            return torch.zeros((), requires_grad=True)
+        return functional.cross_entropy(outputs, targets)
+
+    def plain(parameters):
+        return torch.optim.SGD(parameters, lr=0.1)
+
+    subnets = make([perceptron] * count)
+    alone, losses = train_alone(subnets, plain, loss)
+    stacked, stacked_losses = train_stacked(subnets, plain, loss)
+    assert 0 < (losses == 0).sum() < losses.numel()
+    assert distance(alone, stacked) < 1e-12
+    assert (losses - stacked_losses).abs().max() < 1e-12
+
+
+def test_in_half_precision_every_number_is_updated():
+    """What torch's fused SGD does not do there."""
+    subnets = [each.bfloat16() for each in make([perceptron] * 3)]
+    before = torch.cat([value.flatten() for value in states(subnets)])
+    stacks = stack(subnets)
+    step = stacked_step(stacks, lambda p: torch.optim.SGD(p, lr=10.0), functional.cross_entropy, X.bfloat16(), CLASSES)
+    step(torch.arange(ROWS))
+    after = torch.cat([value.flatten() for value in states(trained_in(stacks, subnets))])
+    assert (before != after).double().mean() > 0.95
 
 
 def test_breakage_a_derivative_taken_where_another_is_needed(monkeypatch):
@@ -292,17 +377,17 @@ def test_a_hook_is_heeded():
 @pytest.mark.parametrize(
     "makers", [[perceptron] * 3, [Normed] * 3, [batch_normed] * 2], ids=["grouped", "vmap", "separate"]
 )
-def test_unstacked_at_once_they_are_what_they_were(makers):
+def test_taken_out_at_once_they_are_what_they_were(makers):
     subnets = make(makers)
-    for each in stack(subnets):
-        assert distance([subnets[i] for i in each.members], each.unstack()) == 0
+    assert distance(subnets, trained_in(stack(subnets), make(makers, seed=9))) == 0
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 4), (3, 8, 4, 5)], ids=["rows", "pixels"])
 def test_losses_of_classes_are_those_of_each_by_itself(shape):
-    outputs, targets = torch.randn(shape, dtype=FLOAT), torch.randint(4, shape[1:2] + shape[3:])
-    expected = torch.stack([functional.cross_entropy(each, targets) for each in outputs])
-    assert (per_subnet_loss(functional.cross_entropy, outputs, targets) - expected).abs().max() < 1e-14
+    outputs, targets = torch.randn(shape, dtype=FLOAT), torch.randint(4, (3, *shape[1:2], *shape[3:]))
+    expected = [functional.cross_entropy(*each) for each in zip(outputs, targets, strict=True)]
+    losses = per_subnet_loss(functional.cross_entropy, outputs, targets)
+    assert (losses - torch.stack(expected)).abs().max() < 1e-14
 
 
 class Viewing(nn.Module):
@@ -344,7 +429,7 @@ class TestChannels:
         (together,) = stack(self.subnets(kind), sample=self.IMAGES[:2])
         assert together.engine == engine
         train(stacked_step([together], optimizer, functional.cross_entropy, self.IMAGES, CLASSES))
-        for one, other in zip(alone, together.unstack(), strict=True):
+        for one, other in zip(alone, trained_in([together], alone), strict=True):
             for mine, its in zip(one.state_dict().values(), other.state_dict().values(), strict=True):
                 assert (mine - its).abs().max() < TOLERANCE
             assert (one.eval()(self.IMAGES) - other.eval()(self.IMAGES)).abs().max() < TOLERANCE
@@ -368,7 +453,7 @@ def test_in_blocks_of_steps_it_is_the_same_training():
         assert len(stacks) == 2
         step = stacked_step(stacks, torch.optim.Adam, functional.cross_entropy, X, CLASSES)
         losses = torch.cat([step(block).reshape(len(subnets), -1) for block in blocks], 1)
-        return losses, [module for each in stacks for module in each.unstack()]
+        return losses, trained_in(stacks, subnets)
 
     one_by_one, networks = trained(rows)
     in_blocks, others = trained([rows[:4], rows[4:]])
