@@ -7,6 +7,7 @@ A task is a description. It is made in the kernel, travels to the ranks by value
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -69,6 +70,8 @@ class Task:
             value = getattr(self, name)
             if value is not None and not callable(value):
                 raise InputError(f"{name} is a {_kind(value)}: give a function")
+        if self.subnet is not None and not _takes_one(self.subnet):
+            raise InputError(f"subnet is {_signature(self.subnet)}: give a function of the number, def subnet(i)")
         for name in ("loss", "metric"):
             if isinstance(getattr(self, name), type):
                 raise InputError(
@@ -79,6 +82,14 @@ class Task:
             raise InputError(
                 f"optimizer is a {_kind(self.optimizer)}: give an Optimizer, or a function of the parameters"
             )
+        if not isinstance(self.model, type) and hasattr(self.model, "parameters"):
+            held = {id(p) for group in getattr(self.optimizer, "param_groups", ()) for p in group["params"]}
+            trained = {id(p) for p in self.model.parameters() if p.requires_grad}
+            if held & trained and trained - held:
+                raise InputError(
+                    f"optimizer has {len(held & trained)} of the model's {len(trained)} parameters: "
+                    "give it all, and freeze those that are not to be trained (p.requires_grad_(False))"
+                )
         if not (isinstance(self.held_out, (int, float)) and 0 < self.held_out < 1):
             raise InputError(f"held_out = {self.held_out}: must lie between 0 and 1, say 0.2")
 
@@ -101,6 +112,17 @@ class Task:
                 hint = f"did you mean {required} = {near[0]}?" if near else f"it defines {', '.join(sorted(names))}"
                 raise InputError(f"the body does not define {required}: {hint}")
         return cls(**{name: names[name] for name in NAMES if name in names}, **options)
+
+
+def misspelt(names: Mapping[str, Any]) -> list[str]:
+    """Of a cell's names, those that were not used and look like one that a task may have: a line on each."""
+    others = {n.lower(): n for n, value in names.items() if n not in NAMES and not inspect.ismodule(value)}
+    found = []
+    for optional in NAMES[2:]:
+        if optional not in names:
+            near = difflib.get_close_matches(optional, others, n=1, cutoff=0.8)
+            found += [f"{others[name]} is not used: did you mean {optional} = ...?" for name in near]
+    return found
 
 
 def check_data(data: Any) -> None:
@@ -128,6 +150,24 @@ def check_data(data: Any) -> None:
             raise InputError(f"data is a {_kind(data)} without a length: give (X, y) or a Dataset with __len__")
     elif not callable(data):
         raise InputError(f"data is a {_kind(data)}: give (X, y), a torch Dataset, or a function that returns one")
+
+
+def _takes_one(function: Any) -> bool:
+    if hasattr(function, "forward") and not isinstance(function, type):  # a module, which takes a batch
+        return False
+    try:
+        inspect.signature(function).bind(0)
+    except TypeError:
+        return False
+    except ValueError:  # written in C: nobody knows
+        return True
+    return True
+
+
+def _signature(function: Any) -> str:
+    if isinstance(function, type) or hasattr(function, "forward"):
+        return f"the class {function.__name__}" if isinstance(function, type) else f"a {_kind(function)}"
+    return f"{getattr(function, '__name__', _kind(function))}{inspect.signature(function)}"
 
 
 def _kind(value: Any) -> str:

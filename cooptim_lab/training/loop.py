@@ -122,6 +122,10 @@ class Recorder:
             self.flush()
             self._scored = self._flushed
 
+    def restart(self) -> None:
+        """Curves that ended go on: what they stand for has been made anew."""
+        self._ended.clear()
+
     def look(self) -> None:
         """See that what has gathered is finite."""
         if not self._pending:

@@ -6,6 +6,7 @@ Everything about a task that can only be checked with torch is checked here, bef
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -71,6 +72,11 @@ class Prepared:
         finally:
             network.train(training)
 
+    def check(self, network: nn.Module) -> None:
+        """See that a network fits the loss and the labels (see `check_fit`)."""
+        labels = torch.cat([self.y.flatten(), self.held_y.flatten()])
+        check_fit(self.task, network, self.held_x[:4], self.held_y[:4], labels)
+
     def score(self, outputs: Tensor) -> Score:
         """Loss and metric of outputs on the held-out rows."""
         return score(self.task, outputs, self.held_y)
@@ -89,10 +95,21 @@ def score(task: Task, outputs: Tensor, y: Tensor) -> Score:
         loss = float(loss_of(task, y)(outputs, y))
         if task.metric is not None:
             name = getattr(task.metric, "__name__", type(task.metric).__name__)
-            return Score(loss, float(task.metric(outputs, y)), name)
+            return Score(loss, _number(task.metric(outputs, y)), "metric" if name == "<lambda>" else name)
         if not y.is_floating_point():
             return Score(loss, float((outputs.argmax(1) == y).double().mean()), "accuracy")
         return Score(loss, loss, "loss")
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"metric returns {_described(value)}: it must return one number") from error
+
+
+def _described(value: Any) -> str:
+    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
 
 
 def prepare(task: Task) -> Prepared:
@@ -107,8 +124,7 @@ def prepare(task: Task) -> Prepared:
     x, y = _tensors(task.data, probe)
     rows, held_rows = draw_held_out(len(x), task.held_out, task.seed)
     prepared = Prepared(task, x[rows], y[rows], x[held_rows], y[held_rows])
-    labels = torch.cat([prepared.y.flatten(), prepared.held_y.flatten()])
-    check_fit(task, probe, prepared.held_x[:4], prepared.held_y[:4], labels)
+    prepared.check(probe)
     return prepared
 
 
@@ -121,15 +137,34 @@ def build_model(model: Any, seed: int) -> nn.Module:
         When a callable does not return a module, or the module has nothing to train.
     """
     if isinstance(model, nn.Module):
-        built = copy.deepcopy(model)
+        built = copied("the model", model)
     else:
         torch.manual_seed(seed)
         built = model()
         if not isinstance(built, nn.Module):
             raise InputError(f"model() returned a {type(built).__name__}: it must return an nn.Module")
+    if any(nn.parameter.is_lazy(p) for p in built.parameters()):
+        raise InputError("the model has a lazy layer that has no size yet: run a batch through it, or write the size")
     if not any(p.requires_grad for p in built.parameters()):
         raise InputError("the model has no parameter to train")
+    if any(p.is_floating_point() and p.isnan().any() for p in built.parameters()):
+        raise InputError("the model has weights that are NaN before it was trained: give it finite ones")
     return built.train()
+
+
+def copied(what: str, network: nn.Module) -> nn.Module:
+    """A network of its own.
+
+    Raises
+    ------
+    InputError
+        When it has something that torch does not copy, named as `what`.
+    """
+    try:
+        return copy.deepcopy(network)
+    except Exception as error:
+        why = first_line(error).partition(". ")[0]
+        raise InputError(f"{what} cannot be copied ({why}): if it is pruned, end that by prune.remove") from error
 
 
 def build_optimizer(optimizer: Any, parameters: list[Tensor]) -> torch.optim.Optimizer:
@@ -138,7 +173,8 @@ def build_optimizer(optimizer: Any, parameters: list[Tensor]) -> torch.optim.Opt
     Raises
     ------
     InputError
-        When a ready-made optimizer treats groups of parameters differently: its groups cannot be carried over.
+        When a ready-made optimizer treats groups of parameters differently: its groups cannot be carried over. When it
+        wants to compute the loss itself.
     """
     if optimizer is None:
         return torch.optim.Adam(parameters)
@@ -148,10 +184,17 @@ def build_optimizer(optimizer: Any, parameters: list[Tensor]) -> torch.optim.Opt
                 "optimizer has several parameter groups: give a function instead, optimizer = lambda parameters: ..."
             )
         settings = {k: v for k, v in optimizer.param_groups[0].items() if k in optimizer.defaults}
-        return type(optimizer)(parameters, **settings)
-    built = optimizer(parameters)
+        accepted = inspect.signature(type(optimizer)).parameters
+        built = type(optimizer)(parameters, **{k: v for k, v in settings.items() if k in accepted})
+        built.param_groups[0].update(settings)  # AdamW has one that its constructor does not take
+    else:
+        built = optimizer(parameters)
     if not isinstance(built, torch.optim.Optimizer):
         raise InputError(f"optimizer(parameters) returned a {type(built).__name__}: it must return a torch Optimizer")
+    closure = inspect.signature(type(built).step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        kind = type(built).__name__
+        raise InputError(f"optimizer is {kind}, whose step wants a closure: give one that takes gradients, say Adam")
     return built
 
 
@@ -179,43 +222,59 @@ def check_fit(task: Task, model: nn.Module, x: Tensor, y: Tensor, labels: Tensor
     ------
     InputError
     """
+    given, training = x.clone(), model.training
     model.eval()
     try:
         with torch.no_grad():
-            outputs = model(x)
+            outputs = model(given)
     except Exception as error:
         raise InputError(f"the model cannot take a batch of shape {tuple(x.shape)}: {first_line(error)}") from error
+    finally:
+        model.train(training)
+    if not torch.equal(given, x):
+        raise InputError("the model changes its inputs in place: let it work on a copy, x = x.clone()")
     if not isinstance(outputs, Tensor):
         raise InputError(f"the model returns a {type(outputs).__name__}: it must return one tensor")
     if len(outputs) != len(x):
         raise InputError(f"the model gives {len(outputs)} rows for {len(x)}: the first dimension must stay the batch")
     if task.loss is None or isinstance(task.loss, (nn.CrossEntropyLoss, nn.NLLLoss)):
         _check_labels(task, outputs, y, labels)
+    if not outputs.is_floating_point():
+        raise InputError(f"the model gives {outputs.dtype}: it must give floats, which a loss can be differentiated by")
     try:
-        loss = loss_of(task, y)(outputs, y)
+        loss = loss_of(task, y)(outputs.detach().requires_grad_() + 0, y)
     except Exception as error:
         raise InputError(
             f"loss cannot take outputs {tuple(outputs.shape)} and labels {tuple(y.shape)} {y.dtype}: "
             f"{first_line(error)}"
         ) from error
     if not isinstance(loss, Tensor) or loss.dim() != 0:
-        what = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
-        raise InputError(f"loss returns {what}: it must return one number as a tensor, the mean over the rows")
+        raise InputError(
+            f"loss returns {_described(loss)}: it must return one number as a tensor, the mean over the rows"
+        )
+    if not loss.requires_grad:
+        raise InputError("loss cannot be differentiated: compute it from the outputs without detach() or no_grad()")
+
+
+def _shape(rows: Tensor) -> str:
+    return f"({', '.join(['rows', *map(str, rows.shape[1:])])}{',' * (rows.dim() == 1)})"
 
 
 def _check_labels(task: Task, outputs: Tensor, y: Tensor, labels: Tensor) -> None:
     if y.is_floating_point():
         if task.loss is None and outputs.shape[1:] != y.shape[1:]:
-            want = tuple(outputs.shape[1:])
+            is_column = outputs.shape[1:] == (1,)
             raise InputError(
-                f"the model gives outputs of shape (rows, *{want}) and y is (rows, *{tuple(y.shape[1:])}): "
-                "make them the same, e.g. y.reshape(-1, 1)"
+                f"the model gives outputs of shape {_shape(outputs)} and y is {_shape(y)}: make them the same, "
+                + ("e.g. y.reshape(-1, 1)" if is_column else "or give whole numbers where y is classes")
             )
         return
     labels = labels[labels != getattr(task.loss, "ignore_index", IGNORED_LABEL)]
     if not len(labels):
         raise InputError("y has no label that counts: all are the one that the loss ignores")
     low, high = int(labels.min()), int(labels.max())
+    if y.shape[1:] == (1,) and outputs.dim() == 2:
+        raise InputError(f"y is {_shape(y)}: classes are one whole number per row, y.reshape(-1)")
     if outputs.dim() < 2:
         raise InputError(f"the model gives outputs of shape {tuple(outputs.shape)}: classes need (rows, classes)")
     if low < 0:

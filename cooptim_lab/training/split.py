@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..task import Task
-from .prepare import build_model
+from .prepare import build_model, copied
 from .seeds import derive
 from .units import OFFER, Part, Units, find_units
 
@@ -70,7 +70,7 @@ class Division:
             built = self.task.subnet(i)
             if not isinstance(built, nn.Module):
                 raise InputError(f"subnet({i}) returned a {type(built).__name__}: it must return an nn.Module")
-            return built.train()
+            return copied(f"subnet({i})", built).train()  # it may return one and the same each time
         subnet = self.units.narrow(self.parts[i])
         return (_initialise(subnet) if self.is_fresh else subnet).train()
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 
 from ..errors import InputError
 from ..runs.events import Note
@@ -17,7 +18,7 @@ from .context import Context
 from .device import CPU, choose_device
 from .fuse import FUSIONS, check_alike, check_can_merge, diversity
 from .loop import Clock, Recorder, batches, fit
-from .objects import allgather, barrier, bcast, gather
+from .objects import agree, allgather, barrier, bcast, gather
 from .prepare import Prepared, prepare
 from .reporting import make_recorder, make_result, record_score, warm_up
 from .seeds import derive
@@ -29,6 +30,8 @@ from .trainer import Trainer, choose_engine
 
 BLOCK = 24
 """Steps that one stack makes before the next has its turn."""
+WORSE = 1.1
+"""Merged parts whose loss is more than so many times that of their mean are told of."""
 ORDER, SAMPLE = 1, 2
 """What a random generator of a subnet is for."""
 
@@ -48,6 +51,7 @@ def train_subnets(context: Context, task: Task, spec: Subnets) -> Result | None:
             clock.resume()  # dealing anew is part of the way
             work.deal_anew(epoch // spec.resplit)
             clock.stop()
+            recorder.restart()
         return stop
 
     barrier(context.comm)
@@ -69,12 +73,15 @@ def train_subnets(context: Context, task: Task, spec: Subnets) -> Result | None:
     work.say_how(engines)
     network, subnets = fused
     outputs = torch.stack([work.prepared.outputs(subnet) for subnet in subnets])
+    fused_outputs = work.prepared.outputs(network)
+    if spec.fuse == "merge":
+        work.say_what_merging_did(fused_outputs, outputs.mean(0))
     return make_result(
         context,
         task,
         spec,
         network,
-        work.prepared.score(work.prepared.outputs(network)),
+        work.prepared.score(fused_outputs),
         seconds,
         recorder.steps,
         finished,
@@ -117,8 +124,9 @@ class _Work:
 
     def begin(self) -> None:
         """Divide the network, choose the engine, warm up."""
-        if self.spec.data == "shard":
-            shard(len(self.prepared.x), self.spec.subnets, 0)  # refuses more subnets than rows
+        every = len(self.prepared.x)
+        if self.spec.data == "shard" and self.spec.subnets > every:
+            raise InputError(f"subnets = {self.spec.subnets}: data = shard needs a row for each, and there are {every}")
         if self.spec.fuse == "vote" and not self.prepared.is_classification:
             raise InputError("fuse = vote is for classes, and y is not one: fuse mean")
         spec = self.spec
@@ -127,11 +135,13 @@ class _Work:
             check_can_merge(self.division)
         if spec.fuse == "soup":
             check_alike(self.division.make())
+        self._make_networks()
+        if self.task.subnet is not None:
+            agree(self.context.comm, self._misfit())
         self._device = choose_device(spec.device, self.context.rank)
         engine = self._choose()
         warm_up(lambda: self._train(self.division.make(self.mine), engine).step, self.epoch_batches)
         self.trainer = self._train(self.division.make(self.mine), engine)
-        self._make_networks()
         torch.manual_seed(derive(self.spec.seed, self.context.rank))
 
     def step(self, rows: Tensor | Sequence[Tensor]) -> Tensor:
@@ -169,6 +179,15 @@ class _Work:
     def _make_networks(self) -> None:
         which = range(self.spec.subnets) if self.context.is_root else self.mine
         self._networks = dict(zip(which, self.division.make(which), strict=True))
+
+    def _misfit(self) -> InputError | None:
+        """What is wrong with those of this rank's subnets that the user made."""
+        for i in self.mine:
+            try:
+                self.prepared.check(self._networks[i])
+            except InputError as error:
+                return InputError(f"subnet({i}): {error}")
+        return None
 
     def _sound(self) -> dict[int, State]:
         """What this rank's subnets have learned, by their numbers, but for those that diverged."""
@@ -242,7 +261,28 @@ class _Work:
                 "lower the learning rate, scale the inputs, or look for NaN in the data"
             )
         numbers, subnets = list(sound), list(sound.values())
-        return FUSIONS[self.spec.fuse](subnets, self.division, numbers), subnets
+        network = FUSIONS[self.spec.fuse](subnets, self.division, numbers)
+        if self.spec.fuse == "merge" and not self.division.is_fresh and self.spec.subnets > 1:
+            # A part's BatchNorm knows what its own units give; together they give their sum.
+            x = self.prepared.x
+            update_bn(x.tensor_split(-(-len(x) // self.spec.batch)), network)
+        return network, subnets
+
+    def say_what_merging_did(self, merged: Tensor, mean: Tensor) -> None:
+        """By their outputs on the held-out rows: of replicas merging is to be exact, of neurons it is to be as good."""
+        (ours, theirs), fresh = map(self.prepared.score, (merged, mean)), self.division.is_fresh
+        found = f"held-out {ours.metric_name} {ours.metric:.3g}; their mean: {theirs.metric:.3g}"
+        rounding = torch.finfo(mean.dtype).eps ** 0.5 * mean.abs().max()
+        if fresh and (merged - mean).abs().max() > rounding:
+            units = self.division.units
+            mixes = units is not None and units.mixes_units
+            how = "normalises over all its units" if mixes else "is not linear where its parts meet"
+            text = f"the model {how}: merged, the parts do not compute their mean ({found})"
+        elif not fresh and ours.loss > theirs.loss * WORSE:
+            text = f"merged, the parts do worse than their mean ({found}): deal more often (resplit), or fuse mean"
+        else:
+            return
+        self.context.report(Note(rank=0, text=text))
 
     def say_how(self, engines: Sequence[Sequence[str]]) -> None:
         """What a reader of the result should know."""
@@ -258,11 +298,11 @@ class _Work:
         if self.spec.fuse == "soup":
             notes.append("soup averages the weights of networks that were trained apart: expect a poor score")
         units = self.division.units
-        if self.spec.fuse == "merge" and self.division.is_fresh and units is not None and units.mixes_units:
-            notes.append("the model normalises over all its units: merged, the parts do not compute their mean")
         if units is not None and (uneven := [x for x in units.layers if x.size % self.spec.subnets]):
-            sizes = ", ".join(f"{layer.name} ({layer.size} {layer.what})" for layer in uneven)
+            sizes = ", ".join(f"layer {layer.name} ({layer.size} {layer.what})" for layer in uneven)
             notes.append(f"{self.spec.subnets} does not divide {sizes}: the first sub-networks are a little wider")
+        if self.spec.resplit >= self.spec.epochs > 0 < self.spec.resplit:
+            notes.append(f"resplit = {self.spec.resplit} of {self.spec.epochs} epochs: the neurons were not dealt anew")
         for text in notes:
             self.context.report(Note(rank=0, text=text))
 

@@ -51,7 +51,7 @@ class Trainer:
         if device != CPU:
             subnets = [copy.deepcopy(subnet).to(device) for subnet in subnets]
         self._trained = [[name for name, p in subnet.named_parameters() if p.requires_grad] for subnet in subnets]
-        is_stackable = is_elementwise(prepared.optimizer([torch.zeros(1, requires_grad=True)]))
+        is_stackable = is_elementwise(prepared.optimizer([torch.zeros(1, 1, requires_grad=True)]))
         is_separate = engine == "separate" or not is_stackable
         self.stacks: list[Stack] = stack(subnets, separate=is_separate, sample=x[:2], is_own=is_own)
         self._optimizers: list[torch.optim.Optimizer] = []

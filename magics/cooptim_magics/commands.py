@@ -17,7 +17,7 @@ from cooptim_lab.errors import InputError, LabError, RankFailure
 from cooptim_lab.ranks.pool import RankPool, close_shared_pool, share_pool, shared_pool
 from cooptim_lab.runs import store
 from cooptim_lab.runs.run import Run
-from cooptim_lab.task import NAMES, Task
+from cooptim_lab.task import NAMES, Task, misspelt
 from cooptim_lab.training.spec import make_spec
 
 from . import options
@@ -136,7 +136,11 @@ def task_from_body(session: Session, cell: str) -> Task:
     """The task that a body defines."""
     if not cell.strip():
         return Task.from_names({})  # says what is missing
-    return Task.from_names(run_body(session.shell, cell, "no task was defined"))
+    names = run_body(session.shell, cell, "no task was defined")
+    task = Task.from_names(names)
+    for line in misspelt(names):
+        print(f"⚠ {line}")
+    return task
 
 
 def describe_task(task: Task) -> str:

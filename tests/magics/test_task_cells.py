@@ -79,6 +79,13 @@ class TestMistakes:
         message = notebook.refuse(f"%%cooptim task\n{body}")
         assert [part for part in parts if part not in message] == [], message
 
+    def test_a_name_that_looks_like_one_of_a_task_is_told_of(self, notebook):
+        more = "from torch import optim\nimport sklearn.metrics as metrics\noptimzer = Loss = 3\nlearning_rate = 0.1"
+        text = notebook.run(f"%%cooptim task\n{LINES}{DATA}{more}").stdout
+        assert text.startswith(
+            "⚠ Loss is not used: did you mean loss = ...?\n⚠ optimzer is not used: did you mean optimizer = ...?\nyour"
+        )
+
     def test_leave_the_task_as_it_was(self, notebook):
         notebook.run(f"%%cooptim task\n{LINES}{DATA}")
         before = session(notebook.shell).task

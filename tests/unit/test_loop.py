@@ -33,6 +33,18 @@ def recorder(events, curves=("a", "b"), steps_per_epoch=4, epochs=2):
 # The order of rows.
 
 
+def test_a_curve_that_ended_goes_on_when_it_is_told_to_and_may_end_again():
+    events, ended = [], []
+    record = Recorder(lambda *new: events.extend(new), 0, ["a", "b"], 2, 3, lambda place, said: ended.append(place))
+    for a in (1.0, torch.nan, 2.0, torch.nan):
+        if a == 2.0:
+            record.restart()
+        record.add(torch.tensor([a, 1.0]))
+        record.flush()
+    assert ended == [0, 0]
+    assert [e.y for e in events if isinstance(e, Points) and e.curve == "a"] == [(1.0,), (2.0,)]
+
+
 @pytest.mark.parametrize(("rows", "batch"), [(1, 1), (10, 3), (10, 10), (10, 99), (1437, 64)])
 def test_batches_partition_the_rows(rows, batch):
     made = batches(rows, batch, seed=0, epoch=0)

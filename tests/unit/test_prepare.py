@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.nn.utils import prune
 from torch.utils.data import Dataset, TensorDataset
 
 from cooptim_lab import Task
@@ -165,6 +166,20 @@ def test_a_rate_that_was_changed_later_is_taken_over():
     assert build_optimizer(given, list(MODEL.parameters())).param_groups[0]["lr"] == 0.5
 
 
+@pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.NAdam, torch.optim.Rprop, torch.optim.ASGD])
+def test_ready_made_it_may_be_of_any_kind(kind):
+    given = kind(MODEL.parameters(), lr=0.25)
+    built = build_optimizer(given, [MODEL.weight])
+    assert type(built) is kind
+    settings = {key: value for key, value in given.param_groups[0].items() if key != "params"}
+    assert settings == {key: value for key, value in built.param_groups[0].items() if key != "params"}
+
+
+def test_an_optimizer_that_wants_a_closure_is_refused():
+    with refused("LBFGS", "closure", "Adam"):
+        build_optimizer(torch.optim.LBFGS, [MODEL.weight])
+
+
 @pytest.mark.parametrize(
     ("optimizer", "kind"),
     [(None, "Adam"), (torch.optim.AdamW, "AdamW"), (lambda parameters: torch.optim.SGD(parameters, lr=0.1), "SGD")],
@@ -205,6 +220,27 @@ def fail(*anything):
     raise RuntimeError("first line\nsecond line")
 
 
+def nan_model():
+    model = nn.Linear(2, 3)
+    with torch.no_grad():
+        model.weight[1, 0] = torch.nan
+    return model
+
+
+def pruned():
+    model = nn.Sequential(nn.Linear(2, 3))
+    prune.l1_unstructured(model[0], "weight", 0.5)
+    return model
+
+
+class InPlace(Returns):
+    def __init__(self):
+        super().__init__(None)
+
+    def forward(self, x):
+        return self.linear(x.mul_(2))
+
+
 def with_label(label, rows=slice(None)):
     y = Y.copy()
     y[rows] = label
@@ -231,12 +267,23 @@ BAD = {
     "a model that raises": ({"model": Returns(fail)}, ("cannot take a batch", "RuntimeError: first line")),
     "a model that returns a tuple": ({"model": Returns(lambda out: (out, out))}, ("returns a tuple", "one tensor")),
     "a model that loses rows": ({"model": Returns(lambda out: out[:1])}, ("1 rows for 4", "batch")),
+    "a model that gives whole numbers": ({"model": Returns(lambda out: out.long())}, ("int64", "floats")),
+    "a model that is NaN": ({"model": nan_model()}, ("NaN before it was trained",)),
+    "a model that is not ready": ({"model": nn.LazyLinear(3)}, ("lazy layer", "run a batch")),
+    "a model that cannot be copied": ({"model": pruned()}, ("the model cannot be copied", "prune.remove")),
+    "a model that works in place": ({"model": InPlace()}, ("inputs in place", "x.clone()")),
     "a model without parameters": ({"model": nn.ReLU()}, ("no parameter to train",)),
     "a function that makes no model": ({"model": lambda: "net"}, ("model() returned a str", "nn.Module")),
     "a loss per row": ({"loss": each_row}, ("loss returns a tensor of shape (4,)", "mean over the rows")),
     "a loss that is a float": ({"loss": lambda out, y: 0.5}, ("loss returns a float", "as a tensor")),
+    "a loss that forgets": ({"loss": lambda out, y: out.detach().mean()}, ("differentiated", "without detach()")),
     "a loss that raises": ({"loss": fail}, ("loss cannot take", "(4, 3)", "RuntimeError: first line")),
-    "a regression of another shape": ({"model": nn.Linear(2, 1), "data": (X, X[:, 0])}, ("reshape(-1, 1)",)),
+    "a regression of another shape": (
+        {"model": nn.Linear(2, 1), "data": (X, X[:, 0])},
+        ("(rows, 1) and y is (rows,)", "y.reshape(-1, 1)"),
+    ),
+    "classes as floats": ({"data": (X, Y.astype(float))}, ("(rows, 3) and y is (rows,)", "whole numbers")),
+    "classes in a column": ({"data": (X, Y[:, None])}, ("y is (rows, 1)", "y.reshape(-1)")),
     "a function that gives too much": ({"data": lambda: (X, Y, Y)}, ("3 parts", "(X, y)")),
     "a function that gives unequal lengths": ({"data": lambda: (X, Y[1:])}, ("20 rows", "19")),
     "a Dataset of unlike rows": ({"data": Pairs([(X[0], 0), (X[0, :1], 1)])}, ("X", "Dataset", "stacked")),
@@ -271,6 +318,12 @@ def test_a_metric_of_ones_own_is_used_and_named():
     prepared = prepare(task(metric=largest))
     assert prepared.score(torch.eye(4, 3) * 5).metric == 5.0
     assert prepared.score(torch.eye(4, 3)).metric_name == "largest"
+
+
+def test_a_metric_that_is_no_number_is_said():
+    with refused("metric returns a tensor of shape (4, 3)", "one number"):
+        prepare(task(metric=lambda outputs, targets: outputs)).score(torch.eye(4, 3))
+    assert prepare(task(metric=lambda outputs, targets: 1)).score(torch.eye(4, 3)).metric_name == "metric"
 
 
 def test_scoring_is_in_evaluation_mode_and_gives_the_mode_back():

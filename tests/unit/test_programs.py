@@ -133,7 +133,7 @@ def test_subnets_are_told_apart():
 def test_units_that_cannot_be_dealt_evenly_are_told_of():
     _, events = run(train_subnets, Subnets(subnets=3, epochs=1, engine="stacked"), task())  # 8 units: 3, 3 and 2
     (note,) = [event.text for event in events if isinstance(event, Note)]
-    assert note.startswith("3 does not divide 0 (8 units)")
+    assert note.startswith("3 does not divide layer 0 (8 units)")
 
 
 class Unit(torch.optim.SGD):

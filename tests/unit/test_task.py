@@ -53,6 +53,15 @@ def test_what_cannot_be_used_is_refused_by_name(changed, said):
         Task(**{**GOOD, **changed})
 
 
+def test_an_optimizer_of_some_of_the_parameters_is_refused():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    with refused("2 of the model's 4 parameters", "requires_grad_(False)"):
+        Task(model=model, data=(X, Y), optimizer=torch.optim.Adam(model[1].parameters()))
+    model[0].requires_grad_(False)
+    for some in (model[1], model, nn.Linear(2, 2)):  # of another network nobody can tell
+        Task(model=model, data=(X, Y), optimizer=torch.optim.Adam(some.parameters()))
+
+
 def test_a_class_is_a_function_that_makes_a_model():
     assert Task(model=nn.Identity, data=(X, Y), subnet=nn.Identity).model is nn.Identity
 

@@ -172,6 +172,30 @@ class TestOneThatDiverges:
             run(Subnets(subnets=2, epochs=1), task(subnet=lambda i: self.bad(1)))
 
 
+class TestSubnetsOfOnesOwn:
+    def test_what_is_wrong_is_said_with_the_number(self):
+        def narrow(i):
+            return nn.Linear(6, 2 if i == 2 else 3).double()
+
+        with refused("subnet(2): the model gives 2 outputs", "labels up to 2"):
+            run(Subnets(subnets=4, epochs=1), task(subnet=narrow))
+        with refused("subnet(0) returned a str"):
+            run(Subnets(subnets=4, epochs=1), task(subnet=lambda i: "net"))
+
+    @pytest.mark.parametrize("subnet", [network, network(), lambda i, j: network()])
+    def test_what_takes_no_number_is_refused(self, subnet):
+        with refused("subnet is", "def subnet(i)"):
+            task(subnet=subnet)
+
+    def test_one_and_the_same_is_copied(self):
+        shared = network()
+        before = {name: value.clone() for name, value in state_of(shared).items()}
+        spec = Subnets(subnets=2, epochs=2, data="bootstrap")
+        one, other = run(spec, task(subnet=lambda i: shared))[0].subnets
+        assert not same(one, other)
+        assert all(torch.equal(value, before[name]) for name, value in state_of(shared).items())
+
+
 class TestFusions:
     def test_what_a_fusion_cannot_do_is_said(self):
         with refused("fuse = vote", "fuse mean"):
@@ -182,6 +206,41 @@ class TestFusions:
             run(Subnets(subnets=2, fuse="merge", epochs=1), task(subnet=lambda i: network()))
         with refused("resplit = 2", "split = neurons"):
             Subnets(resplit=2)
+
+    def test_merged_parts_know_the_statistics_of_what_they_compute_together(self):
+        """BatchNorm of a part knows its own units only: merged, it has to see the data again."""
+        model = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 16), nn.BatchNorm1d(16),
+                              nn.ReLU(), nn.Linear(16, 3)).double()  # fmt: skip
+        spec = Subnets(subnets=4, split="neurons", resplit=1, fuse="merge", epochs=10, batch=16)
+        result, _ = run(spec, task(model=model))
+        merged = result.network.eval()
+        x = prepare(task()).x
+        with torch.no_grad():
+            inputs = merged[3](torch.relu(merged[1](merged[0](x))))
+        assert (merged[4].running_mean - inputs.mean(0)).abs().max() < 0.2 * inputs.std(0).max()
+
+    @pytest.mark.parametrize(
+        ("last", "said"),
+        [(nn.LayerNorm(3), "normalises over all its units"), (nn.LogSoftmax(1), "is not linear where its parts meet")],
+    )
+    def test_merging_that_is_not_the_mean_is_told_of(self, last, said):
+        plain = task(model=network)
+        spec = Subnets(subnets=2, fuse="merge", epochs=2)
+        assert not [text for text in notes(run(spec, plain)[1]) if "merged" in text]
+        changed = task(model=lambda: nn.Sequential(*network(), last.double()))
+        (text,) = [text for text in notes(run(spec, changed)[1]) if "merged" in text]
+        assert text.startswith(f"the model {said}: merged, the parts do not compute their mean (held-out accuracy 0.")
+
+    def test_merging_that_does_worse_than_the_mean_is_told_of(self):
+        events: list = []
+        work = _Work(context(events), prepare(task()), task(), Subnets(split="neurons", fuse="merge"))
+        work.division = divide(task(), X[:2], 2, split="neurons", seed=0)
+        right = functional.one_hot(work.prepared.held_y, 3).double()
+        work.say_what_merging_did(right, right)
+        assert notes(events) == []
+        work.say_what_merging_did(-right, right)
+        (text,) = notes(events)
+        assert text.startswith("merged, the parts do worse than their mean (held-out accuracy 0; their mean: 1)")
 
     def test_a_vote_is_the_majoritys_and_a_tie_is_broken_by_the_probabilities(self):
         class Fixed(nn.Module):
