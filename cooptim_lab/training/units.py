@@ -253,9 +253,8 @@ class _Cutter:
     graph: Any
 
     def add(self, items: Sequence[tuple[Any, Any, Tensor, Tensor]]) -> None:
-        root = self.names[id(items[0][0].module)]
-        block, what = self._blocks(items)
-        self.units.layers.append(Layer(root, int(block.max()) + 1, what))
+        block, what, owner = self._blocks(items)
+        self.units.layers.append(Layer(self.names[id(owner)], int(block.max()) + 1, what))
         number = len(self.units.layers) - 1
         for target, handler, indices, roots in items:
             module = target.module
@@ -266,9 +265,10 @@ class _Cutter:
                 is_out = self.graph.is_out_channel_pruning_fn(handler)
                 self._mark_module(module, is_out, indices, number, block[roots])
 
-    def _blocks(self, items: Sequence[tuple[Any, Any, Tensor, Tensor]]) -> tuple[Tensor, str]:
-        """For every unit of the root, with which others it stays together: those of its head, or of its norm group."""
+    def _blocks(self, items: Sequence[tuple[Any, Any, Tensor, Tensor]]) -> tuple[Tensor, str, nn.Module]:
+        """For every unit of the root, with which others it stays together: of its head, or norm group; and whose."""
         block, what = torch.arange(int(max(roots.max() for *_, roots in items)) + 1), "units"
+        owner = items[0][0].module
         for target, _, indices, roots in items:
             module = target.module
             if isinstance(module, nn.MultiheadAttention):
@@ -280,8 +280,8 @@ class _Cutter:
             found = torch.empty_like(block).index_put_((roots,), indices // size)
             if what != "units" and not torch.equal(found, block):
                 raise InputError(f"layer {self.names[id(module)]} divides its units otherwise than others do: {OFFER}")
-            block, what = found, name
-        return block, what
+            block, what, owner = found, name, module
+        return block, what, owner
 
     def _mark_module(self, module: nn.Module, is_out: bool, indices: Tensor, number: int, unit: Tensor) -> None:
         name = self.names[id(module)]

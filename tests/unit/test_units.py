@@ -129,7 +129,7 @@ def test_settings_say_what_the_tensors_are():
 
 @pytest.mark.parametrize(
     ("name", "count", "what"),
-    [("transformer", 5, "4 heads"), ("depthwise", 5, "4 groups"), ("perceptron", 11, "10 units")],
+    [("transformer", 5, "self_attn has 4 heads"), ("depthwise", 5, "4 groups"), ("perceptron", 11, "10 units")],
 )
 def test_more_parts_than_heads_or_groups_are_refused(name, count, what):
     units = find_units(*make(name))
