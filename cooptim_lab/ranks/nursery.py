@@ -93,19 +93,20 @@ class Nursery:
         if uid != os.getuid():
             stub.close()
             return
-        with contextlib.suppress(OSError, ValueError, KeyError):  # a stub that died while it asked: nobody's rank
-            size, received, _, _ = socket.recv_fds(stub, 8, 16)
-            data = b""
-            while len(data) < int.from_bytes(size, "big"):
-                data += stub.recv(1 << 20)
-            request = json.loads(data)
+        received: list[int] = []
+        try:
+            request = _heard(stub, received)
             pid = os.fork()
             if pid == 0:
                 self._become_rank(request, received)
+        except (OSError, ValueError):  # it died while it asked, or there is no room for a process: nobody's rank
+            stub.close()
+            return
+        finally:
             for descriptor in received:
                 os.close(descriptor)
-            self._children[pid] = _Child(pid, stub)
-            self._selector.register(stub, selectors.EVENT_READ, pid)
+        self._children[pid] = _Child(pid, stub)
+        self._selector.register(stub, selectors.EVENT_READ, pid)
 
     def _reap(self) -> None:
         while self._children:
@@ -159,6 +160,25 @@ class Nursery:
             sys.stderr.flush()
         finally:
             os._exit(1)
+
+
+def _heard(stub: socket.socket, received: list[int]) -> dict[str, Any]:
+    """What a stub asks for; the descriptors that it sends are appended to `received`.
+
+    Raises
+    ------
+    OSError, ValueError
+        When it ends before it has said all.
+    """
+    size, descriptors, _, _ = socket.recv_fds(stub, 8, 16)
+    received += descriptors
+    data = b""
+    while len(data) < int.from_bytes(size, "big"):
+        piece = stub.recv(1 << 20)
+        if not piece:
+            raise ConnectionError("the stub is gone")
+        data += piece
+    return json.loads(data)
 
 
 def preload() -> None:

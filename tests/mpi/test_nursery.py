@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
+import socket
 
 import numpy as np
 import psutil
@@ -13,6 +15,7 @@ import pytest
 from cooptim_lab import RankPool
 from cooptim_lab.ranks import forking
 from cooptim_lab.ranks.forking import SWITCH, Nursery, shared_nursery
+from cooptim_lab.ranks.nursery import socket_path
 from tests.support import wait_until
 
 pytestmark = pytest.mark.mpi
@@ -59,6 +62,25 @@ def test_a_rank_ends_with_its_stub(nursery, nothing_left):
             with contextlib.suppress(ProcessLookupError):  # the launcher may end the second once the first is gone
                 os.kill(pid, signal.SIGKILL)
         assert wait_until(lambda: not any(psutil.pid_exists(pid) for pid in pids))
+
+
+@pytest.mark.parametrize("said", [b"", (100).to_bytes(8, "big"), (100).to_bytes(8, "big") + b'{"dir'])
+def test_a_stub_that_dies_while_it_asks_is_forgotten(nursery, said):
+    """As in a start that is stopped: the next ranks come from the same nursery, and it has nothing of that stub."""
+    process = psutil.Process(nursery.pid)
+    before = process.num_fds()
+    read, write = os.pipe()
+    with socket.socket(socket.AF_UNIX) as stub:
+        stub.connect(str(socket_path(nursery.directory)))
+        if said:
+            socket.send_fds(stub, [said[:8]], [write])
+            stub.sendall(said[8:])
+    os.close(write)
+    assert select.select([read], [], [], 5.0)[0], "its descriptors are open still"
+    os.close(read)
+    with RankPool(2) as pool:
+        assert pool.run(lambda context: os.getppid()) == [nursery.pid] * 2
+    assert wait_until(lambda: process.num_fds() == before)
 
 
 def test_when_it_is_killed_the_next_ranks_come_from_another(nursery):
