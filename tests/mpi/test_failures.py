@@ -117,8 +117,10 @@ def test_a_rank_that_dies_is_named(whole, submit, name, end, said):
 def test_a_rank_that_died_is_named_before_one_that_raised_for_it(whole):
     def program(context):
         if context.rank == 0:
+            context.comm.Barrier()  # the other is where an interrupt will end it
             raise ZeroDivisionError("of garbage")
         try:
+            context.comm.Barrier()
             time.sleep(3600)
         finally:
             os.kill(os.getpid(), signal.SIGKILL)
