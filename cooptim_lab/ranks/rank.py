@@ -38,7 +38,7 @@ from ..errors import InputError
 from ..hardware import allowed_cpus
 from ..training.context import Context
 from ..training.waiting import LONGEST, SHORTEST
-from . import wire
+from . import heap, wire
 from .guard import open_segments
 from .meeting import Meeting
 from .parcel import Store, machine, unpack
@@ -125,6 +125,7 @@ class Rank:
         flush_output()
         see_off(self._printed)
         self.send(reply)
+        heap.give_back()
 
     def _attempt(self, start: Start) -> Finished | Failed:
         try:
@@ -296,6 +297,7 @@ def main(directory: Path | None) -> None:
         sys.stderr.flush()
         os._exit(1)  # Python's own end would wait in MPI for the other ranks
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    heap.keep()
     faulthandler.enable()  # a segmentation fault leaves its traceback on stderr
     kernel_path = control.recv()
     sys.path[:] = [*kernel_path, *(entry for entry in sys.path if entry not in kernel_path)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import threading
 import time
 
@@ -12,7 +13,7 @@ import pytest
 from cooptim_lab import InputError, PoolError, RankFailure, RankPool, Run
 from cooptim_lab.ranks import rankset
 from cooptim_lab.runs.events import Note, Phase
-from tests.support import PATIENCE_SECONDS, rank_processes, refused
+from tests.support import PATIENCE_SECONDS, rank_processes, refused, wait_until
 
 pytestmark = pytest.mark.mpi
 
@@ -238,3 +239,31 @@ def test_what_goes_wrong_on_the_pools_thread_is_told_to_the_caller(monkeypatch):
                 pool.start()
         monkeypatch.undo()
         assert pool.run(lambda context: context.rank) == [0]
+
+
+def test_a_step_takes_its_memory_from_what_it_freed_and_an_idle_rank_keeps_none():
+    def program(context):
+        import numpy as np
+
+        def step():
+            return len([np.ones(1 << 17) for _ in range(20)])  # a megabyte each
+
+        step()
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(10):
+            step()
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    def much(context):
+        import numpy as np
+
+        blocks = [np.ones(1 << 17) for _ in range(100)]
+        return len(blocks)
+
+    with RankPool(2) as fresh:
+        assert max(fresh.run(program)) < 256  # a page for each time would be 51,200
+        before = [row["memory"] for row in fresh.status()]
+        fresh.run(much)
+        assert wait_until(
+            lambda: all(now["memory"] < was + (20 << 20) for now, was in zip(fresh.status(), before, strict=True))
+        )
