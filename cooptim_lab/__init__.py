@@ -18,7 +18,7 @@ _HOME = {  # public name -> the module it lives in
     "RankFailure": "errors",
     "RunStopped": "errors",
     "Task": "task",
-    "digits": "datasets",
+    "digits": "data.datasets",
     "detect": "hardware",
     "RankPool": "ranks.pool",
     "Run": "runs.run",
@@ -27,10 +27,10 @@ _HOME = {  # public name -> the module it lives in
     "train_subnets": "ways",
     "train_sharded": "ways",
     "resume": "ways",
-    "compare": "studies",
-    "compare_seeds": "studies",
-    "measure_speedup": "studies",
-    "measure_costs": "costing",
+    "compare": "studies.study",
+    "compare_seeds": "studies.study",
+    "measure_speedup": "studies.study",
+    "measure_costs": "studies.costs",
     "parallel_calculate": "calculate",
     "distributed_calculate": "calculate",
 }
@@ -38,14 +38,14 @@ __all__ = sorted([*_HOME, "__version__"])  # noqa: PLE0605 - the list is the tab
 
 if TYPE_CHECKING:
     from .calculate import distributed_calculate, parallel_calculate
-    from .costing import measure_costs
-    from .datasets import digits
+    from .data.datasets import digits
     from .errors import InputError, LabError, PoolError, RankFailure, RunStopped
     from .hardware import detect
     from .ranks.pool import RankPool
     from .runs.result import Result
     from .runs.run import Run
-    from .studies import compare, compare_seeds, measure_speedup
+    from .studies.costs import measure_costs
+    from .studies.study import compare, compare_seeds, measure_speedup
     from .task import Task
     from .ways import resume, train, train_sharded, train_subnets
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .comm.context import Context
 from .errors import InputError
 from .ranks.pool import RankPool, shared_pool
-from .training.context import Context
 
 Function = Callable[[NDArray[Any]], Any]
 

@@ -21,8 +21,8 @@ from .ranks.parcel import dumps
 from .runs import store
 from .runs.events import Ended, Note
 from .runs.run import Run
+from .shards.keeping import FRESH, IF_THERE, MUST, Keeping
 from .task import Task
-from .training.keeping import FRESH, IF_THERE, MUST, Keeping
 from .training.spec import Spec
 
 Submit = Callable[[Keeping, Callable[[LabError], bool]], None]

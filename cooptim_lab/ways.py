@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from .datasets import digits
+from .comm.context import Context
+from .data.datasets import digits
 from .errors import InputError, LabError
 from .ranks.job import give_values
 from .ranks.pool import RankPool, shared_pool
@@ -20,9 +21,8 @@ from .runs import store
 from .runs.events import Started
 from .runs.result import Result
 from .runs.run import Run
+from .shards.keeping import Keeping
 from .task import Task
-from .training.context import Context
-from .training.keeping import Keeping
 from .training.spec import Baseline, Sharded, Spec, Subnets, make_spec
 
 R = TypeVar("R")
@@ -75,7 +75,7 @@ def train_sharded(task: Task | None = None, *, pool: RankPool | None = None, **o
     """Spread the training rows over M ranks and aggregate what they learn: min_w 1/M Σ L(θ_i, y_i).
 
     Parameters, returns and raises as `train`; options are the fields of `training.spec.Sharded`: workers, aggregate (a
-    name, or a class of your own: see `training.aggregate.synchronous.Own`), shards, skew, compress, sync_every,
+    name, or a class of your own: see `shards.aggregate.synchronous.Own`), shards, skew, compress, sync_every,
     staleness, outer_lr, outer_momentum, save_every, retries, epochs, batch, seed.
 
     `result.breakdown` says where each rank's time went. With `save_every` the run makes checkpoints: `retries` lets it
@@ -189,7 +189,7 @@ def _submit(
 
 def run_program(context: Context, task: Task, spec: Spec, **more: Any) -> Result | None:
     """On a rank: the program of the way. Imported there, so that the kernel never imports torch for it."""
-    from .training.programs import PROGRAMS
+    from .programs import PROGRAMS
 
     return PROGRAMS[type(spec)](context, task, spec, **more)
 

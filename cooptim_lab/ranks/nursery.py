@@ -208,7 +208,7 @@ def preload() -> None:
         import torch
         import torch._dynamo  # noqa: F401 - torch's optimizers import it: a second, and 75 MB of every rank's own
 
-        from ..training import programs  # noqa: F401
+        from .. import programs  # noqa: F401
         from . import rank, spmd  # noqa: F401
 
     thread = threading.Thread(target=imports)

@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 
+from ..data.mapped import place_in_file
 from ..errors import InputError
-from ..training.mapped import place_in_file
 
 if TYPE_CHECKING:
     import numpy as np

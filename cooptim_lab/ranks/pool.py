@@ -109,7 +109,7 @@ class RankPool:
         Parameters
         ----------
         program
-            Travels by value (cloudpickle); called on every rank with a `training.context.Context`.
+            Travels by value (cloudpickle); called on every rank with a `comm.context.Context`.
         finish
             Called with (run, values by rank, was it asked to stop) when all ranks have returned.
         per_rank

@@ -34,10 +34,10 @@ from typing import Any
 import cloudpickle
 import psutil
 
+from ..comm.context import Context
+from ..comm.waiting import LONGEST, SHORTEST
 from ..errors import InputError
 from ..hardware import allowed_cpus
-from ..training.context import Context
-from ..training.waiting import LONGEST, SHORTEST
 from . import heap, wire
 from .guard import open_segments
 from .meeting import Meeting

@@ -11,8 +11,8 @@ import linecache
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..comm.context import Context
 from ..errors import InputError
-from ..training.context import Context
 
 FILENAME = "<ranks cell>"
 

@@ -84,14 +84,14 @@ class Measured(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Calibrated(Event):
-    """What the links of a pool were found to carry (see `training.costs.Calibration`)."""
+    """What the links of a pool were found to carry (see `costs.formulas.Calibration`)."""
 
     links: Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Costed(Event):
-    """What a step costs by one way, predicted beside measured (see `training.costs.CostRow`)."""
+    """What a step costs by one way, predicted beside measured (see `costs.formulas.CostRow`)."""
 
     row: Mapping[str, Any]
 

@@ -43,7 +43,7 @@ class Result:
     subnet_scores: tuple[float, ...] = ()
     """The metric of every subnet by itself."""
     diversity: float | None = None
-    """By how much their mean is better than they are on the average, in loss (see `training.fuse.diversity`)."""
+    """By how much their mean is better than they are on the average, in loss (see `subnets.fuse.diversity`)."""
     breakdown: tuple[Mapping[str, Any], ...] = ()
     """Of a sharded run, for each rank: rank, host, steps; seconds of compute, communication and waiting; bytes sent. If
     it was resumed, since then."""

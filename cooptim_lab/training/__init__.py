@@ -1,1 +1,1 @@
-"""Trains a Task. Knows no sockets, no processes and no notebooks: a communicator and three callables are its world."""
+"""What all ways of training share: what is asked (spec), made (prepare), done (loop), scored and reported."""

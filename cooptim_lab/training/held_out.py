@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..comm.objects import allgather, gather
+from ..data.rows import Rows, keep
 from ..task import Task
-from .objects import allgather, gather
 from .prepare import Score, check_fit, score
-from .rows import Rows, keep
 
 CHUNK = 4096
 """Rows that go through the network together."""

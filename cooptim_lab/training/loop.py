@@ -15,9 +15,9 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from ..comm.context import Report
 from ..errors import InputError
 from ..runs.events import Event, Points, Progress
-from .context import Report
 from .seeds import derive
 
 Batch = TypeVar("Batch", contravariant=True)

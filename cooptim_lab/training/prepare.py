@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..data.rows import Form, as_tensor, check_finite, draw_held_out, first_line, open_data, read_pairs, stack
 from ..errors import InputError
 from ..task import Task, check_data
-from .rows import Form, as_tensor, check_finite, draw_held_out, first_line, open_data, read_pairs, stack
 
 IGNORED_LABEL = -100
 """The label that torch's cross-entropy leaves out unless told otherwise."""

@@ -11,9 +11,9 @@ import cloudpickle
 import torch
 from torch import nn
 
+from ..comm.context import Context
 from ..runs.result import Result
 from ..task import Task
-from .context import Context
 from .loop import Recorder, Step
 from .prepare import Score, count_parameters
 from .spec import Spec

@@ -1,6 +1,6 @@
 """The live view: a drawing surface for curves, progress, a status line and a small table.
 
-It draws what it is given and must not know what a run, an event or a rank is: `live.py` feeds it.
+It draws what it is given and must not know what a run, an event or a rank is: `picture.py` feeds it.
 
 What travels: `points` is one little-endian float32 buffer that holds the curves one after another, each row by row.
 `curves` says how to read it: `{"name", "kind", "columns", "count"}`, where `columns` is 2 (x, y) or 4 (x, y, lo, hi)

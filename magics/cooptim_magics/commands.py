@@ -11,18 +11,20 @@ from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.display import display
 
-from cooptim_lab import costing, hardware, studies, ways
-from cooptim_lab.datasets import digits
+from cooptim_lab import hardware, ways
+from cooptim_lab.data.datasets import digits
 from cooptim_lab.errors import InputError, LabError, RankFailure
 from cooptim_lab.ranks.pool import RankPool, close_shared_pool, share_pool, shared_pool
 from cooptim_lab.runs import store
 from cooptim_lab.runs.run import Run
+from cooptim_lab.studies import costs as costing
+from cooptim_lab.studies import study as studies
 from cooptim_lab.task import NAMES, Task, misspelt
 from cooptim_lab.training.spec import make_spec
 
 from . import options
 from .body import run_body
-from .live import Picture
+from .picture import Picture
 from .plots import mime_bundle
 from .tables import Table, duration, percent, picture_table, spent_table
 from .view import RunView, watch, watch_in_background, write_output

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .live import Picture
+from .picture import Picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

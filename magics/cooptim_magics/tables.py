@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
+from cooptim_lab.costs.formulas import Calibration, CostRow, Link
 from cooptim_lab.runs.events import Spent
-from cooptim_lab.speedup import Row, karp_flatt
-from cooptim_lab.training.costs import Calibration, CostRow, Link
+from cooptim_lab.studies.rows import Row, karp_flatt
 
 if TYPE_CHECKING:
-    from .live import Picture
+    from .picture import Picture
 
 Cells = list[list[str]]
 """Rows of text, the header first."""

@@ -19,7 +19,7 @@ from cooptim_lab.runs.events import Output
 from cooptim_lab.runs.run import Run
 
 from .chart import LiveChart
-from .live import Picture
+from .picture import Picture
 from .plots import mime_bundle
 
 REFRESH_SECONDS = 0.2  # as often as ranks tell of their steps

@@ -16,9 +16,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from cooptim_lab import RankPool, Task, measure_costs
+from cooptim_lab.costs.formulas import WAYS, Calibration, CostRow, crossing, exchange_seconds
 from cooptim_lab.runs.events import Calibrated, Points
 from cooptim_lab.runs.run import Run
-from cooptim_lab.training.costs import WAYS, Calibration, CostRow, crossing, exchange_seconds
 from tests.benchmarks.rows import Row
 from tests.hosts import Hosts, can_make_hosts, two_hosts
 

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import psutil
 
+from cooptim_lab.comm.context import Context
 from cooptim_lab.hardware import find_mpiexec
 from cooptim_lab.ranks.forking import shared_nursery
 from cooptim_lab.ranks.pool import RankPool
 from cooptim_lab.runs.events import Note
 from cooptim_lab.runs.run import Run
-from cooptim_lab.training.context import Context
 from tests.benchmarks.rows import REPEATS, Row, interleave
 
 WORKERS = 4

@@ -39,8 +39,8 @@ from cooptim_lab.hardware import allowed_cpus
 from cooptim_lab.ranks.pool import RankPool
 from cooptim_lab.runs.result import Result
 from cooptim_lab.runs.store import PLACE
-from cooptim_lab.training.aggregate import Replica, Settings, make_aggregator
-from cooptim_lab.training.shards import shard_batches
+from cooptim_lab.shards.aggregate import Replica, Settings, make_aggregator
+from cooptim_lab.shards.deal import shard_batches
 from tests.benchmarks import peers
 from tests.benchmarks.rows import REPEATS, Row
 

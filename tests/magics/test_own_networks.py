@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from cooptim_lab.runs import store
-from cooptim_lab.training.fuse import FUSIONS
+from cooptim_lab.subnets.fuse import FUSIONS
 
 pytestmark = pytest.mark.mpi
 

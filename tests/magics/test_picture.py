@@ -8,9 +8,10 @@ import math
 
 import numpy as np
 import pytest
-from cooptim_magics.live import Picture
+from cooptim_magics.picture import Picture
 from cooptim_magics.plots import figure, mime_bundle
 
+from cooptim_lab.costs.formulas import CostRow
 from cooptim_lab.runs.events import (
     Calibrated,
     Costed,
@@ -24,7 +25,6 @@ from cooptim_lab.runs.events import (
     Progress,
     Started,
 )
-from cooptim_lab.training.costs import CostRow
 from tests.magics.test_tables import row
 
 

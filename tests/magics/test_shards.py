@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from cooptim_magics.live import Picture
+from cooptim_magics.picture import Picture
 from cooptim_magics.plots import figure
 from cooptim_magics.tables import row_notes, spent_table, spent_verdict
 
 from cooptim_lab.runs import store
 from cooptim_lab.runs.events import Points, Resumed, Spent, Stale, Started
-from cooptim_lab.speedup import Row, karp_flatt
+from cooptim_lab.studies.rows import Row, karp_flatt
 from tests.support import PATIENCE_SECONDS, wait_until
 
 

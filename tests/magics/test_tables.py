@@ -8,8 +8,8 @@ import re
 import pytest
 from cooptim_magics.tables import Table, cost_notes, costs_table, duration, percent, row_notes, rows_table
 
-from cooptim_lab.speedup import Row
-from cooptim_lab.training.costs import Calibration, CostRow, Link
+from cooptim_lab.costs.formulas import Calibration, CostRow, Link
+from cooptim_lab.studies.rows import Row
 
 
 def row(**fields) -> Row:

@@ -15,12 +15,12 @@ from mpi4py import MPI
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cooptim_lab.training.aggregate import AGGREGATORS, Replica, Settings, make_aggregator
-from cooptim_lab.training.aggregate.synchronous import AllReduce, add_in_order
-from cooptim_lab.training.batchnorm import share_batchnorm
+from cooptim_lab.comm.timeline import Timeline
+from cooptim_lab.shards.aggregate import AGGREGATORS, Replica, Settings, make_aggregator
+from cooptim_lab.shards.aggregate.synchronous import AllReduce, add_in_order
+from cooptim_lab.shards.batchnorm import share_batchnorm
+from cooptim_lab.shards.deal import SharedBatch, deal, shard_batches
 from cooptim_lab.training.loop import plain_step
-from cooptim_lab.training.shards import SharedBatch, deal, shard_batches
-from cooptim_lab.training.timeline import Timeline
 
 ROWS, BATCH, EPOCHS, SEED, TOLERANCE = 47, 10, 24, 3, 1e-12  # 5 steps an epoch, and no M divides the rows
 SYNCHRONOUS = ("server", "allreduce", "ordered")

@@ -10,13 +10,13 @@ import math
 
 import psutil
 import pytest
-from cooptim_magics.live import Picture
+from cooptim_magics.picture import Picture
 from cooptim_magics.plots import mime_bundle
 
 from cooptim_lab import RankPool, RunStopped, Task, measure_costs
+from cooptim_lab.costs.formulas import WAYS, Calibration, allreduce, broadcast, gather
 from cooptim_lab.runs import store
 from cooptim_lab.runs.events import Calibrated, Costed, Ended, Phase, Points, Progress, Started
-from cooptim_lab.training.costs import WAYS, Calibration, allreduce, broadcast, gather
 from tests.hosts import can_make_hosts, two_hosts
 from tests.support import PATIENCE_SECONDS
 
@@ -102,7 +102,7 @@ class TestBetweenHosts:
             import numpy as np
             from mpi4py import MPI
 
-            from cooptim_lab.training.waiting import complete
+            from cooptim_lab.comm.waiting import complete
 
             comm, mine, all_ = context.comm, np.zeros(size // 4, "f"), np.zeros((context.size, size // 4), "f")
             if call == "gather":

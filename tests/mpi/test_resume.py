@@ -15,7 +15,7 @@ from cooptim_lab import PoolError, RankFailure, RankPool, Run, Task, digits, res
 from cooptim_lab.resuming import Carrier
 from cooptim_lab.runs import store
 from cooptim_lab.runs.events import Note, Points, Resumed
-from cooptim_lab.training.aggregate import AGGREGATORS
+from cooptim_lab.shards.aggregate import AGGREGATORS
 from cooptim_lab.training.spec import Sharded
 from tests.support import PATIENCE_SECONDS, refused, wait_until
 

@@ -8,7 +8,7 @@ import pytest
 
 from cooptim_lab import compare_seeds, digits
 from cooptim_lab.runs.events import Note
-from cooptim_lab.speedup import Row, verdict
+from cooptim_lab.studies.rows import Row, verdict
 from tests.support import PATIENCE_SECONDS, refused
 
 pytestmark = pytest.mark.mpi

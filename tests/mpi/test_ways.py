@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from cooptim_lab import InputError, Task, digits, train, train_sharded, train_subnets
-from cooptim_lab.datasets import digits_network, digits_rows
+from cooptim_lab.data.datasets import digits_network, digits_rows
 from cooptim_lab.runs import store
 from cooptim_lab.runs.events import Ended, Points, Progress, Started
 from tests.support import PATIENCE_SECONDS, refused, run_python

@@ -12,10 +12,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from cooptim_lab.training.aggregate import AGGREGATORS, Replica, Settings, make_aggregator
-from cooptim_lab.training.aggregate.replica import CONTROL
-from cooptim_lab.training.shards import shard
-from cooptim_lab.training.timeline import Timeline
+from cooptim_lab.comm.timeline import Timeline
+from cooptim_lab.shards.aggregate import AGGREGATORS, Replica, Settings, make_aggregator
+from cooptim_lab.shards.aggregate.replica import CONTROL
+from cooptim_lab.shards.deal import shard
 from tests.support import SoloComm, refused
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from cooptim_lab import Task
+from cooptim_lab.comm.context import Context
 from cooptim_lab.runs.events import Note, Resumed
-from cooptim_lab.training import checkpoint
-from cooptim_lab.training.context import Context
-from cooptim_lab.training.keeping import FRESH, MUST, Keeping
-from cooptim_lab.training.sharded import train_sharded
+from cooptim_lab.shards import checkpoint
+from cooptim_lab.shards.keeping import FRESH, MUST, Keeping
+from cooptim_lab.shards.program import train_sharded
 from cooptim_lab.training.spec import Sharded
 from tests.support import SoloComm, refused
 

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from cooptim_lab.training import compression
-from cooptim_lab.training.compression import COMPRESSIONS, Bf16, PowerSGD, TopK, make_compression
+from cooptim_lab.shards import compression
+from cooptim_lab.shards.compression import COMPRESSIONS, Bf16, PowerSGD, TopK, make_compression
 from tests.support import PATIENCE_SECONDS, SoloComm, refused
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -8,9 +8,8 @@ from math import ceil, log2
 
 import pytest
 
-from cooptim_lab import costing
-from cooptim_lab.training import costs
-from cooptim_lab.training.costs import (
+from cooptim_lab.costs import formulas as costs
+from cooptim_lab.costs.formulas import (
     Calibration,
     Compute,
     CostRow,
@@ -27,6 +26,7 @@ from cooptim_lab.training.costs import (
     star,
     step_seconds,
 )
+from cooptim_lab.studies import costs as costing
 from tests.support import refused
 
 ALPHA, BETA, GAMMA, SIZE = 1e-5, 1e8, 1e-10, 1e6

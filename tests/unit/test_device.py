@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from cooptim_lab import Task
-from cooptim_lab.training.context import Context
-from cooptim_lab.training.device import CapturedStep, choose_device
-from cooptim_lab.training.programs import train_subnets
+from cooptim_lab.comm.context import Context
+from cooptim_lab.programs import train_subnets
+from cooptim_lab.subnets.engines.device import CapturedStep, choose_device
+from cooptim_lab.subnets.states import state_of
 from cooptim_lab.training.spec import Subnets
-from cooptim_lab.training.states import state_of
 from tests.support import SoloComm, refused
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that torch can use")

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from cooptim_lab.training.fuse import MeanFusion, diversity
+from cooptim_lab.subnets.fuse import MeanFusion, diversity
 
 X = torch.randn(50, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 CLASSES = torch.arange(50) % 3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cooptim_lab.training import objects
+from cooptim_lab.comm import objects
 
 
 class Done:

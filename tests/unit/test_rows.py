@@ -13,9 +13,9 @@ from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
 from cooptim_lab import Task
-from cooptim_lab.training import rows as module
+from cooptim_lab.data import rows as module
+from cooptim_lab.data.rows import ArrayRows, Form, TensorRows, hold_out, open_rows
 from cooptim_lab.training.prepare import prepare
-from cooptim_lab.training.rows import ArrayRows, Form, TensorRows, hold_out, open_rows
 from tests.support import refused, run_python
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -293,7 +293,7 @@ def test_the_permutation_is_the_one_that_torch_draws_by_default():
 
 PEAK = """
 from pathlib import Path
-from cooptim_lab.training.rows import hold_out
+from cooptim_lab.data.rows import hold_out
 
 def peak():
     (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]

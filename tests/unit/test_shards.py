@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from cooptim_lab.training.shards import DEALS, deal, shard, shard_batches
+from cooptim_lab.shards.deal import DEALS, deal, shard, shard_batches
 from tests.support import refused
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cooptim_lab import Result
-from cooptim_lab.speedup import SAME_ACCURACY, WIDE_SPREAD, Row, confidence, measure
+from cooptim_lab.studies.rows import SAME_ACCURACY, WIDE_SPREAD, Row, confidence, measure
 
 
 def result(seconds: float, **other) -> Result:

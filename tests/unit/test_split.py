@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from cooptim_lab import Task
-from cooptim_lab.training.split import divide
+from cooptim_lab.subnets.split import divide
 from tests.support import refused
 
 

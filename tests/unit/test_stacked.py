@@ -10,13 +10,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from cooptim_lab.training import grouped
-from cooptim_lab.training.channels import PlainChannelStack
+from cooptim_lab.subnets.engines import grouped
+from cooptim_lab.subnets.engines.channels import PlainChannelStack
+from cooptim_lab.subnets.engines.losses import losses_and_gradient, per_subnet_loss
+from cooptim_lab.subnets.engines.stacked import MOST, stack
+from cooptim_lab.subnets.engines.stepping import stacked_step
+from cooptim_lab.subnets.states import fill
 from cooptim_lab.training.loop import batches, plain_step
-from cooptim_lab.training.losses import losses_and_gradient, per_subnet_loss
-from cooptim_lab.training.stacked import MOST, stack
-from cooptim_lab.training.states import fill
-from cooptim_lab.training.stepping import stacked_step
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

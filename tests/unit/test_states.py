@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from cooptim_lab.training.states import fill, pack, state_of, unpack
+from cooptim_lab.subnets.states import fill, pack, state_of, unpack
 
 
 def networks():

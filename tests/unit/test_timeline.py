@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from cooptim_lab.training.timeline import ALL, OTHERS, ROOT, Timeline, waiting
+from cooptim_lab.comm.timeline import ALL, OTHERS, ROOT, Timeline, waiting
 from tests.support import SoloComm
 
 CAME = [0.0, 3.0, 1.0]

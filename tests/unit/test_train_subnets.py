@@ -11,16 +11,16 @@ from torch import nn
 from torch.nn import functional
 
 from cooptim_lab import Task, digits
+from cooptim_lab.comm.context import Context
+from cooptim_lab.programs import train_baseline, train_subnets
 from cooptim_lab.runs.events import Note, Points
-from cooptim_lab.training.context import Context
-from cooptim_lab.training.fuse import FUSIONS, VoteFusion, diversity
+from cooptim_lab.subnets.fuse import FUSIONS, VoteFusion, diversity
+from cooptim_lab.subnets.program import _Work
+from cooptim_lab.subnets.split import divide
+from cooptim_lab.subnets.states import state_of
+from cooptim_lab.subnets.trainer import Trainer
 from cooptim_lab.training.prepare import prepare
-from cooptim_lab.training.programs import train_baseline, train_subnets
 from cooptim_lab.training.spec import Baseline, Subnets
-from cooptim_lab.training.split import divide
-from cooptim_lab.training.states import state_of
-from cooptim_lab.training.subnets import _Work
-from cooptim_lab.training.trainer import Trainer
 from tests.networks import NETWORKS, make
 from tests.support import SoloComm, refused
 

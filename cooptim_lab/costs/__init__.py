@@ -1,0 +1,1 @@
+"""What communication costs: formulas, and what is measured to put into them."""

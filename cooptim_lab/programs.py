@@ -1,0 +1,65 @@
+"""The programs that ranks run: a task and a spec in, a Result on rank 0 out.
+
+The clock covers what a way needs to turn untrained weights into one trained network: steps, communication, fusion.
+Preparing the data, warming up and scoring are the same for all ways and are left out. All ways take their batches by
+indexing tensors; a DataLoader would slow the baseline down and flatter the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .comm.context import Context
+from .runs.result import Result
+from .shards.program import train_sharded
+from .subnets.program import train_subnets
+from .subnets.split import shrink
+from .task import Task
+from .training.loop import Clock, Step, batches, fit, plain_step
+from .training.prepare import prepare
+from .training.reporting import make_recorder, make_result, record_score, warm_up
+from .training.spec import Baseline, Sharded, Spec, Subnets
+
+TRAINING = "training loss"
+
+
+def train_baseline(context: Context, task: Task, spec: Baseline) -> Result:
+    """The network as it is, in one process."""
+    prepared = prepare(task)
+
+    def build() -> tuple[nn.Module, Step[Tensor]]:
+        model = prepared.model(spec.seed)
+        if spec.parameters:
+            model = shrink(task, prepared.x[:2], spec.parameters, spec.seed)
+        return model, plain_step(
+            model, prepared.optimizer(model.parameters()), prepared.loss_function, prepared.x, prepared.y
+        )
+
+    def epoch_batches(epoch: int) -> Sequence[Tensor]:
+        return batches(len(prepared.x), spec.batch, spec.seed, epoch)
+
+    warm_up(lambda: build()[1], epoch_batches)
+    model, step = build()
+    torch.manual_seed(spec.seed)
+    recorder, clock = make_recorder(context, [TRAINING], len(prepared.x), spec), Clock()
+
+    def end_epoch(epoch: int) -> bool:
+        record_score(recorder, epoch, prepared.score(prepared.outputs(model)))
+        return context.stopping()
+
+    clock.start()
+    finished = fit(
+        step, epoch_batches, spec.epochs, recorder=recorder, clock=clock, stopping=context.stopping, end_epoch=end_epoch
+    )
+    seconds, score = clock.stop(), prepared.score(prepared.outputs(model))
+    return make_result(context, task, spec, model, score, seconds, recorder.steps, finished)
+
+
+PROGRAMS: dict[type[Spec], Callable[..., Result | None]] = {
+    Baseline: train_baseline,
+    Subnets: train_subnets,
+    Sharded: train_sharded,
+}

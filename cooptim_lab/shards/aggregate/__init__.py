@@ -1,0 +1,30 @@
+"""How the gradients, or the weights, of M shards become one training. One small class per way, over a communicator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...comm.timeline import Timeline
+from .asynchronous import Async
+from .base import Aggregator, Outcome, Settings
+from .periodic import DiLoCo, Local
+from .replica import Replica
+from .synchronous import AllReduce, Ordered, Own, Server
+
+__all__ = ["AGGREGATORS", "Aggregator", "Outcome", "Replica", "Settings", "make_aggregator"]
+
+AGGREGATORS: dict[str, type[Aggregator]] = {
+    "server": Server,
+    "allreduce": AllReduce,
+    "ordered": Ordered,
+    "local": Local,
+    "diloco": DiLoCo,
+    "async": Async,
+}
+
+
+def make_aggregator(way: Any, comm: Any, replica: Replica, settings: Settings, timeline: Timeline) -> Aggregator:
+    """An aggregator by its name, or by a user's class with a method `aggregate` (see `synchronous.Own`)."""
+    if isinstance(way, str):
+        return AGGREGATORS[way](comm, replica, settings, timeline)
+    return Own(comm, replica, settings, timeline, way() if isinstance(way, type) else way)

@@ -1,0 +1,1 @@
+"""Many runs, measured beside each other: what carries a study, each study, and what a measurement says."""

@@ -1,0 +1,1 @@
+"""The way `subnets`: the network cut into N small ones, trained at the same time, fused."""

@@ -1,0 +1,273 @@
+"""From a run's events to what the eye sees: the one fold that the live chart, the static figure and a reopened record
+share.
+
+A `Picture` is fed events and says at any moment which curves, which progress, which status line and which table stand
+for the run. It draws nothing and waits for nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cooptim_lab.costs.formulas import Calibration, CostRow
+from cooptim_lab.runs.events import (
+    Calibrated,
+    Costed,
+    Ended,
+    Event,
+    Measured,
+    Note,
+    Output,
+    Phase,
+    Points,
+    Progress,
+    Resumed,
+    Spent,
+    Stale,
+    Started,
+)
+from cooptim_lab.studies.rows import Row
+
+from .chart import Curve
+from .tables import costs_table, duration, percent, rows_table, spent_table, spent_verdict
+
+SPENT = ("steps", "compute", "communication", "waiting", "sent")
+ROUNDING = 1e-9
+HELD_OUT, TRAINING = "held-out loss", "training loss"
+
+
+class Picture:
+    """What a run looks like so far.
+
+    Parameters
+    ----------
+    title
+        The run's title.
+    clock
+        Seconds since the epoch, for the time that passes between events; left out, it stands at the last event.
+    """
+
+    def __init__(self, title: str, clock: Callable[[], float] | None = None) -> None:
+        self.title, self._clock = title, clock
+        self.kind = ""
+        self.state = "waiting"
+        self.workers = 1
+        self.notes: list[str] = []
+        self.remarks: list[str] = []  # how it was done, where that takes nothing away from it
+        self.output: list[Output] = []
+        self.rows: dict[str, Row] = {}
+        self.spent: dict[int, Spent] = {}  # of every rank, in all
+        self.costs: list[CostRow] = []
+        self.links: Calibration | None = None
+        self.stale: Stale | None = None
+        self.summary: dict[str, Any] = {}
+        self.message = ""
+        self.phase = ""
+        self.version = 0  # grows with every change: a viewer redraws when it has another
+        self._began = self._last = 0.0
+        self._done: dict[int | None, tuple[int, int]] = {}
+        self._latest = 0.0  # epoch that was reported last
+        self._lowest, self._highest = math.inf, -math.inf  # of all points, as they come: a long run has many
+        self._points: dict[str, tuple[array[float], array[float]]] = defaultdict(lambda: (array("d"), array("d")))
+
+    @classmethod
+    def of(cls, title: str, events: Iterable[Event]) -> Picture:
+        """The picture of a whole log."""
+        picture = cls(title)
+        picture.feed(events)
+        return picture
+
+    def feed(self, events: Iterable[Event]) -> None:
+        """Take in what happened since the last time."""
+        for event in events:
+            self.version += 1
+            self._last = event.time
+            self._take(event)
+
+    def _take(self, event: Event) -> None:
+        match event:
+            case Started():
+                self.kind, self.workers, self._began = event.way, event.workers, event.time
+            case Phase():
+                self.phase, self.state, self._latest = event.text, "running", 0.0
+            case Points():
+                x, y = self._points[event.curve]
+                x.extend(event.x)
+                y.extend(event.y)
+                finite = [value for value in event.y if math.isfinite(value)]
+                self._lowest, self._highest = min([self._lowest, *finite]), max([self._highest, *finite])
+                self._latest = max((self._latest, *event.x[-1:]))
+            case Progress():
+                self._done[event.rank] = (event.done, event.total)
+            case Note():
+                said = self.notes if event.is_doubt else self.remarks
+                if event.text not in said:  # a run that goes on after a loss says some things again
+                    said.append(event.text)
+            case Output():
+                self.output.append(event)
+            case Spent():
+                self._add(event)
+            case Stale():
+                self.stale = event
+            case Resumed():
+                self._go_back(event)
+            case Measured():
+                row = Row.from_summary(event.row)
+                self.rows[row.title] = row
+            case Calibrated():
+                self.links = Calibration.from_summary(event.links)
+            case Costed():
+                self.costs.append(CostRow.from_summary(event.row))
+            case Ended():
+                self.state, self.message, self.summary = event.state, event.message, dict(event.summary)
+
+    def _add(self, event: Spent) -> None:
+        rank = event.rank or 0
+        known = self.spent.get(rank)
+        sums = {name: getattr(event, name) + (getattr(known, name) if known else 0) for name in SPENT}
+        self.spent[rank] = Spent(rank=rank, time=event.time, **sums)
+
+    def _go_back(self, event: Resumed) -> None:
+        """Forget what was told of steps that are made again."""
+        self.spent.clear()
+        self._latest = event.epoch
+        for x, y in self._points.values():
+            kept = sum(each <= event.epoch + ROUNDING for each in x)
+            del x[kept:], y[kept:]
+
+    # What there is to see.
+
+    @property
+    def curves(self) -> list[Curve]:
+        """The curves, the most telling first."""
+        if self.kind == "speedup":
+            return self._speedup_curves()
+        if self.kind == "costs":
+            return self._cost_curves()
+        bold = [name for name in self._points if name.endswith(HELD_OUT)]
+        curves = [Curve(name.removesuffix(f" · {HELD_OUT}"), *self._columns(name)) for name in bold]
+        # Losses of single steps are noisy: they lie behind, thin, and those of the subnets share one entry.
+        steps = {name: name for name in self._points if name == TRAINING}
+        steps |= {name: "each sub-network" for name in self._points if name.startswith("subnet ")}
+        return curves + [Curve(label, *self._columns(name), kind="faint") for name, label in steps.items()]
+
+    def _columns(self, name: str) -> tuple[NDArray, NDArray]:
+        """x and y as they are now: an array that is looked into cannot grow."""
+        x, y = self._points[name]
+        return np.array(x), np.array(y)
+
+    def _speedup_curves(self) -> list[Curve]:
+        rows = [row for row in self.rows.values() if row.way != "baseline"]
+        if not rows:
+            return []
+        workers = [float(row.workers) for row in rows]
+        points = Curve(
+            "measured",
+            workers,
+            [row.speedup for row in rows],
+            [row.low for row in rows],
+            [row.high for row in rows],
+            kind="marker",
+        )
+        most = max([*workers, 2.0])
+        return [points, Curve("ideal", [1.0, most], [1.0, most], kind="ideal")]
+
+    def _cost_curves(self) -> list[Curve]:
+        """Of each way the prediction as a line, and in its colour what was measured."""
+        lines = [Curve(name, x, [1e3 * value for value in y]) for name, (x, y) in self._points.items()]
+        markers = []
+        for way in dict.fromkeys(row.way for row in self.costs):
+            rows = [row for row in self.costs if row.way == way]
+            columns = ([1e3 * getattr(row, name) for row in rows] for name in ("measured", "low", "high"))
+            markers.append(Curve(way, [float(row.workers) for row in rows], *columns, kind="marker"))
+        return lines + markers
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Of the axes."""
+        if self.kind == "speedup":
+            return {"x_label": "workers", "y_label": "speedup 1/P (above 1 is faster)"}
+        if self.kind == "costs":
+            return {"x_label": "workers", "y_label": "ms a step (line predicted, dot measured)"}
+        y = "held-out loss" if self.kind == "compare" else "loss"
+        return {"x_label": "epoch", "y_label": y}
+
+    @property
+    def is_logarithmic(self) -> bool:
+        """Whether the losses are better read on a logarithmic axis: all positive, and over a decade apart."""
+        return self.kind != "speedup" and self._lowest > 0 and self._highest > 10 * self._lowest
+
+    @property
+    def fraction(self) -> float | None:
+        """The part that is done, by the rank that is furthest behind; None while unknown."""
+        if self.state == "done":
+            return 1.0
+        parts = [done / total for done, total in self._done.values() if total]
+        return min(parts) if parts else None
+
+    @property
+    def status(self) -> str:
+        """One line: what it is doing, how far it is, for how long, or how it ended."""
+        if self.state in ("waiting", "running"):
+            now = self._last if self._clock is None else self._clock()
+            seconds = duration(now - self._began) if self._began else ""
+            parts = (self.phase or "waiting for the ranks", self._where(), seconds, self._age())
+            return " · ".join(part for part in parts if part)
+        return " ".join(self.message.split()) if self.state == "failed" else self._score()
+
+    @property
+    def sentence(self) -> str:
+        """State and status, for a reader who sees no state beside it."""
+        words = [self.state if self.state not in ("done", "running", "waiting") else "", self.status]
+        return " · ".join(word for word in words if word) or self.state
+
+    def _where(self) -> str:
+        return f"epoch {math.ceil(self._latest)}" if self._latest and self.kind not in ("speedup", "costs") else ""
+
+    def _age(self) -> str:
+        """Of `async`: how old the weights were on which gradients were computed."""
+        return f"gradients {self.stale.mean:.1f} steps old, {self.stale.most} at most" if self.stale else ""
+
+    def _score(self) -> str:
+        ways = [row for row in self.rows.values() if row.way != "baseline"]
+        if ways:
+            return " · ".join(f"{row.title} {row.speedup:.2f}×" for row in ways)
+        if self.costs:
+            most = max(row.workers for row in self.costs)
+            parts = [f"{row.way} {1e3 * row.measured:.3g} ms" for row in self.costs if row.workers == most]
+            return f"a step of {most} workers: " + " · ".join(parts)
+        if "seconds" not in self.summary:
+            return ""
+        name, value = self.summary["metric_name"], self.summary["metric"]
+        parts = [
+            f"{duration(self.summary['seconds'])} of training",
+            f"held-out {name} {percent(value) if name == 'accuracy' else f'{value:.4g}'}",
+            f"{self.summary['parameters']:,} parameters",
+        ]
+        return " · ".join([*parts, self._age()]) if self.stale else " · ".join(parts)
+
+    @property
+    def table(self) -> list[list[str]]:
+        """The measured rows as text, or where the time of ranks went; the header first; empty while there is none."""
+        if self.rows:
+            return rows_table(list(self.rows.values()))
+        if self.costs:
+            return costs_table(self.costs)
+        return spent_table(self.spent) if self.has_breakdown else []
+
+    @property
+    def has_breakdown(self) -> bool:
+        """Whether it is known where the time of several ranks went."""
+        return len(self.spent) > 1
+
+    @property
+    def verdict(self) -> str:
+        """Why it is not faster, in a line; empty where that is not known."""
+        return spent_verdict(self.spent)
