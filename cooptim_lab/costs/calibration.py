@@ -21,7 +21,8 @@ from torch import Tensor
 from ..comm.context import Context
 from ..comm.timeline import Timeline
 from ..comm.waiting import complete
-from ..data.rows import Rows, hold_out, open_rows
+from ..data.holding import hold_out
+from ..data.rows import Rows, open_rows
 from ..errors import InputError
 from ..hardware import allowed_cpus
 from ..runs.events import Progress

@@ -1,25 +1,22 @@
 """A task's data read where it is needed: the rows that are asked for, as tensors in the model's dtypes, no others.
 
-Also which rows are held out. What model and loss make of the rows, and which rank trains on which, is not known here.
+What model and loss make of the rows, and which rank trains on which, is not known here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import TensorDataset
 
 from ..errors import InputError
 from ..task import Task, check_data
 from .mapped import FileRows, place_in_file
+from .values import PIECE, as_numbers, check_finite, open_data, read_pairs, stack, whole_labels
 
-PIECE = 4 << 20
-"""Bytes that are read, converted or checked at a time."""
 KEPT = 32 << 20
 """Bytes of a mapped file's rows that are kept in memory, where they are no more."""
 
@@ -208,104 +205,6 @@ def keep(rows: Rows, which: Tensor) -> Rows:
     if isinstance(rows, ArrayRows) and rows.is_mapped and size > KEPT:
         return SomeRows(rows, which)
     return TensorRows(*rows.take(which))
-
-
-def hold_out(rows: int, held_out: float, seed: int) -> tuple[Tensor, Tensor]:
-    """The rows to train on, ascending, and the held-out rows, in the order in which `prepare` scores them; int32.
-
-    4 bytes a row is all that it needs at any time, beside the few held-out ones.
-    """
-    training, held = draw_held_out(rows, held_out, seed)
-    training.numpy().sort()  # in place: torch's own sort would make an int64 index as well
-    return training, held.clone()
-
-
-def draw_held_out(rows: int, held_out: float, seed: int) -> tuple[Tensor, Tensor]:
-    """The rows to train on and the held-out rows, both in the order in which they are drawn; at least one of each."""
-    order = torch.randperm(rows, generator=torch.Generator().manual_seed(seed), dtype=torch.int32)
-    held = min(rows - 1, max(1, round(held_out * rows)))
-    return order[held:], order[:held]
-
-
-def open_data(data: Any) -> Any:
-    """(X, y) or a Dataset; a function is called for it."""
-    if callable(data) and not hasattr(data, "__getitem__"):
-        data = data()
-        check_data(data)
-    if type(data) is TensorDataset and len(data.tensors) == 2:
-        check_data(data.tensors)
-        return data.tensors
-    return data
-
-
-def read_pairs(dataset: Any, rows: Iterable[int]) -> tuple[list[Any], list[Any]]:
-    """X and y of a Dataset's items, as they are."""
-    items = [dataset[row] for row in rows]
-    for item in items:
-        if not isinstance(item, (tuple, list)) or len(item) != 2:
-            raise InputError(f"the Dataset gives a {type(item).__name__} for a row: it must give (x, label)")
-    return [item[0] for item in items], [item[1] for item in items]
-
-
-def stack(name: str, parts: list[Any]) -> Tensor:
-    """One tensor of what a Dataset's items are made of."""
-    try:
-        return torch.stack([torch.as_tensor(part) for part in parts]).detach().cpu()
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise InputError(f"the {name} of the Dataset's rows cannot be stacked: {first_line(error)}") from None
-
-
-def as_numbers(name: str, part: Any) -> Tensor | np.ndarray:
-    """A tensor without its gradient or an array, not copied where it is one already."""
-    if isinstance(part, Tensor):
-        return part.detach().cpu()
-    try:
-        array = np.asarray(part)
-    except ValueError:
-        raise InputError(f"the rows of {name} have different lengths: pad them to one") from None
-    if array.dtype.kind not in "biuf":
-        raise InputError(f"{name} holds {array.dtype} values: give numbers (labels as whole numbers from 0)")
-    return array
-
-
-def as_tensor(name: str, part: Any) -> Tensor:
-    """A tensor of all of it."""
-    numbers = as_numbers(name, part)
-    if isinstance(numbers, Tensor):
-        return numbers
-    # A copy, so that a read-only or oddly ordered array is fine and the user's own is never written to.
-    return torch.from_numpy(np.array(numbers, dtype=numbers.dtype.newbyteorder("="), order="C"))
-
-
-def check_finite(x: Tensor) -> None:
-    """Refuse values that no training survives.
-
-    Raises
-    ------
-    InputError
-    """
-    if not x.is_floating_point() or not x.numel():
-        return
-    # In pieces: torch makes several tensors of x's size on the way.
-    pieces = x.split(max(1, PIECE // (x[0].numel() * x.element_size())))
-    bad = sum(int((~torch.isfinite(piece)).sum()) for piece in pieces)
-    if bad:
-        raise InputError(f"X has {bad} values that are not finite: clean or fill them first")
-
-
-def whole_labels(y: Tensor | np.ndarray) -> np.ndarray | None:
-    """y as an array where it is one whole number a row, else None."""
-    if y.ndim != 1:
-        return None
-    if isinstance(y, Tensor):
-        return None if y.is_floating_point() else y.numpy()
-    return None if y.dtype.kind == "f" else y
-
-
-def first_line(error: BaseException) -> str:
-    """The kind of an error and the first line that it says."""
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0] if text else 'no message'}"
 
 
 class _Column:

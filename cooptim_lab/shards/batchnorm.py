@@ -16,10 +16,17 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..comm.waiting import complete
+from ..training.spec import Sharded
+
+AS_IT_IS, SHARED, ALONE = "as it is", "shared", "alone"
+"""How a network's BatchNorm normalises: as one process does; over the rows of all ranks; every rank by its own."""
 
 
-def has_batchnorm(model: nn.Module) -> bool:
-    return any(isinstance(module, _BatchNorm) for module in model.modules())
+def normalising(model: nn.Module, spec: Sharded, ranks: int) -> str:
+    """How BatchNorm normalises on so many ranks: `SHARED` where every step is one of all of them."""
+    if ranks == 1 or not any(isinstance(module, _BatchNorm) for module in model.modules()):
+        return AS_IT_IS
+    return SHARED if spec.is_synchronous else ALONE
 
 
 def share_batchnorm(model: nn.Module, comm: Any) -> nn.Module:

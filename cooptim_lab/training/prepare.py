@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..data.rows import Form, as_tensor, check_finite, draw_held_out, first_line, open_data, read_pairs, stack
+from ..data.holding import draw_held_out
+from ..data.rows import Form
+from ..data.values import as_tensor, check_finite, first_line, open_data, read_pairs, stack
 from ..errors import InputError
 from ..task import Task, check_data
 

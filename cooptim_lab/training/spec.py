@@ -38,7 +38,8 @@ def subnets_option() -> Any:
     return option(4, "N, the number of sub-networks", at_least=1, flag="n")
 
 
-AGGREGATES = ("server", "allreduce", "ordered", "local", "diloco", "async")
+SYNCHRONOUS = ("server", "allreduce", "ordered")
+AGGREGATES = (*SYNCHRONOUS, "local", "diloco", "async")
 USED_BY = {
     "sync_every": ("local", "diloco"),
     "staleness": ("async",),
@@ -180,6 +181,11 @@ class Sharded(Spec):
                 raise InputError(f"{name} = {value}: only {' and '.join(ways)} take it; leave it out")
         if self.retries and not self.save_every:
             raise InputError(f"retries = {self.retries}: there is nothing to go on from; add save_every")
+
+    @property
+    def is_synchronous(self) -> bool:
+        """Whether every step of every rank is a step of all, on the gradient of the whole batch."""
+        return not isinstance(self.aggregate, str) or self.aggregate in SYNCHRONOUS
 
     @property
     def deals_by_class(self) -> bool:

@@ -71,7 +71,8 @@ def test_an_array_a_mapped_file_and_a_dataset_are_the_same_data(pool, tmp_path):
 
 
 def test_a_rank_reads_its_own_shard_of_a_dataset():
-    from cooptim_lab.data.rows import hold_out, keep, open_rows
+    from cooptim_lab.data.holding import hold_out
+    from cooptim_lab.data.rows import keep, open_rows
     from cooptim_lab.shards.deal import deal
 
     dataset = Counted()

@@ -14,7 +14,8 @@ from torch.utils.data import Dataset, TensorDataset
 
 from cooptim_lab import Task
 from cooptim_lab.data import rows as module
-from cooptim_lab.data.rows import ArrayRows, Form, TensorRows, hold_out, open_rows
+from cooptim_lab.data.holding import hold_out
+from cooptim_lab.data.rows import ArrayRows, Form, TensorRows, open_rows
 from cooptim_lab.training.prepare import prepare
 from tests.support import refused, run_python
 
@@ -293,7 +294,7 @@ def test_the_permutation_is_the_one_that_torch_draws_by_default():
 
 PEAK = """
 from pathlib import Path
-from cooptim_lab.data.rows import hold_out
+from cooptim_lab.data.holding import hold_out
 
 def peak():
     (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]

@@ -1,0 +1,98 @@
+"""What a task's data may be made of, as tensors and arrays: whatever is not numbers is refused here, in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import TensorDataset
+
+from ..errors import InputError
+from ..task import check_data
+
+PIECE = 4 << 20
+"""Bytes that are read, converted or checked at a time."""
+
+
+def open_data(data: Any) -> Any:
+    """(X, y) or a Dataset; a function is called for it."""
+    if callable(data) and not hasattr(data, "__getitem__"):
+        data = data()
+        check_data(data)
+    if type(data) is TensorDataset and len(data.tensors) == 2:
+        check_data(data.tensors)
+        return data.tensors
+    return data
+
+
+def read_pairs(dataset: Any, rows: Iterable[int]) -> tuple[list[Any], list[Any]]:
+    """X and y of a Dataset's items, as they are."""
+    items = [dataset[row] for row in rows]
+    for item in items:
+        if not isinstance(item, (tuple, list)) or len(item) != 2:
+            raise InputError(f"the Dataset gives a {type(item).__name__} for a row: it must give (x, label)")
+    return [item[0] for item in items], [item[1] for item in items]
+
+
+def stack(name: str, parts: list[Any]) -> Tensor:
+    """One tensor of what a Dataset's items are made of."""
+    try:
+        return torch.stack([torch.as_tensor(part) for part in parts]).detach().cpu()
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise InputError(f"the {name} of the Dataset's rows cannot be stacked: {first_line(error)}") from None
+
+
+def as_numbers(name: str, part: Any) -> Tensor | np.ndarray:
+    """A tensor without its gradient or an array, not copied where it is one already."""
+    if isinstance(part, Tensor):
+        return part.detach().cpu()
+    try:
+        array = np.asarray(part)
+    except ValueError:
+        raise InputError(f"the rows of {name} have different lengths: pad them to one") from None
+    if array.dtype.kind not in "biuf":
+        raise InputError(f"{name} holds {array.dtype} values: give numbers (labels as whole numbers from 0)")
+    return array
+
+
+def as_tensor(name: str, part: Any) -> Tensor:
+    """A tensor of all of it."""
+    numbers = as_numbers(name, part)
+    if isinstance(numbers, Tensor):
+        return numbers
+    # A copy, so that a read-only or oddly ordered array is fine and the user's own is never written to.
+    return torch.from_numpy(np.array(numbers, dtype=numbers.dtype.newbyteorder("="), order="C"))
+
+
+def check_finite(x: Tensor) -> None:
+    """Refuse values that no training survives.
+
+    Raises
+    ------
+    InputError
+    """
+    if not x.is_floating_point() or not x.numel():
+        return
+    # In pieces: torch makes several tensors of x's size on the way.
+    pieces = x.split(max(1, PIECE // (x[0].numel() * x.element_size())))
+    bad = sum(int((~torch.isfinite(piece)).sum()) for piece in pieces)
+    if bad:
+        raise InputError(f"X has {bad} values that are not finite: clean or fill them first")
+
+
+def whole_labels(y: Tensor | np.ndarray) -> np.ndarray | None:
+    """y as an array where it is one whole number a row, else None."""
+    if y.ndim != 1:
+        return None
+    if isinstance(y, Tensor):
+        return None if y.is_floating_point() else y.numpy()
+    return None if y.dtype.kind == "f" else y
+
+
+def first_line(error: BaseException) -> str:
+    """The kind of an error and the first line that it says."""
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0] if text else 'no message'}"
