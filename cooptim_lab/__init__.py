@@ -27,9 +27,9 @@ _HOME = {  # public name -> the module it lives in
     "train_subnets": "ways",
     "train_sharded": "ways",
     "resume": "ways",
-    "compare": "studies.study",
-    "compare_seeds": "studies.study",
-    "measure_speedup": "studies.study",
+    "compare": "studies.compare",
+    "compare_seeds": "studies.seeds",
+    "measure_speedup": "studies.speedup",
     "measure_costs": "studies.costs",
     "parallel_calculate": "calculate",
     "distributed_calculate": "calculate",
@@ -44,8 +44,10 @@ if TYPE_CHECKING:
     from .ranks.pool import RankPool
     from .runs.result import Result
     from .runs.run import Run
+    from .studies.compare import compare
     from .studies.costs import measure_costs
-    from .studies.study import compare, compare_seeds, measure_speedup
+    from .studies.seeds import compare_seeds
+    from .studies.speedup import measure_speedup
     from .task import Task
     from .ways import resume, train, train_sharded, train_subnets
 

@@ -29,7 +29,8 @@ from ..runs.events import Progress
 from ..shards.aggregate import Replica, Settings, make_aggregator
 from ..task import Task
 from ..training.prepare import build_model, build_optimizer, loss_of
-from .formulas import WAYS, Calibration, Compute, Link
+from .formulas import WAYS
+from .links import Calibration, Compute, Link
 
 SHORT_TRIPS, LONG_TRIPS = 200, 5
 """How often a short and a long message goes back and forth; the median counts."""

@@ -84,7 +84,7 @@ class Measured(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Calibrated(Event):
-    """What the links of a pool were found to carry (see `costs.formulas.Calibration`)."""
+    """What the links of a pool were found to carry (see `costs.links.Calibration`)."""
 
     links: Mapping[str, Any]
 

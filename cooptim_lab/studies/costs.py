@@ -1,37 +1,26 @@
 """What each way to aggregate costs: measured, and predicted from the latency and the bandwidth of the pool.
 
-A study like the others: the pool is calibrated once, then steps are timed at each number of workers. Each row
+The pool is calibrated once, then steps are timed at each number of workers. Each row
 is an event as soon as it is known; the curves follow at the end.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any, ClassVar
 
 from ..comm.context import Context
-from ..costs.formulas import (
-    LEAST,
-    WAYS,
-    Calibration,
-    Compute,
-    CostRow,
-    crossing,
-    exchange_seconds,
-    spread,
-    step_seconds,
-)
-from ..data.datasets import digits
-from ..errors import InputError, LabError, RunStopped
+from ..costs.formulas import LEAST, WAYS, CostRow, crossing, exchange_seconds, spread, step_seconds
+from ..costs.links import Calibration, Compute
+from ..errors import InputError
 from ..ranks.job import give_values
-from ..ranks.pool import RankPool, shared_pool
-from ..runs import store
-from ..runs.events import Calibrated, Costed, Event, Note, Phase, Points, Progress, Started
+from ..ranks.pool import RankPool
+from ..runs.events import Calibrated, Costed, Event, Note, Phase, Points, Progress
 from ..runs.run import Run
 from ..task import Task
 from ..training.spec import Spec, make_spec, option
+from .study import Study
 
 LINES = (*WAYS, "ring")
 """What is drawn over the number of workers."""
@@ -80,48 +69,24 @@ def measure_costs(task: Task | None = None, *, pool: RankPool | None = None, **o
         For an option that does not exist or a value out of bounds.
     """
     spec = make_spec(CostSpec, options)
-    task, pool = task or digits(), pool or shared_pool()
-    if not isinstance(task, Task):
-        raise InputError(f"task is a {type(task).__name__}: give Task(model=..., data=...)")
     counts = sorted(set(spec.workers))
     if spec.batch < counts[-1]:
         raise InputError(f"batch = {spec.batch}: {counts[-1]} workers have no row each; give {counts[-1]} or more")
-    pool.reserve(counts[-1])
-    run: Run[list[CostRow]] = Run(spec.way, spec.options(), title=f"costs: {task.name}")
-    store.keep(run)
-    run.post(Started(way=spec.way, options=spec.options(), workers=counts[-1]))
-    work = _Work(run, task, spec, counts, pool)
-    threading.Thread(target=work.carry, name="cooptim-costs", daemon=True).start()
-    return run
+    return CostStudy(task, spec, pool, counts[-1]).start()
 
 
-class _Work:
-    """On the study's thread."""
+class CostStudy(Study[CostRow, CostSpec]):
+    """Steps of each way at each number of workers, beside what the formulas predict of them."""
 
-    def __init__(
-        self, run: Run[list[CostRow]], task: Task, spec: CostSpec, counts: Sequence[int], pool: RankPool
-    ) -> None:
-        self.run, self.task, self.spec, self.counts, self.pool = run, task, spec, counts, pool
-        self.rows: list[CostRow] = []
+    def __init__(self, task: Task | None, spec: CostSpec, pool: RankPool | None, workers: int) -> None:
+        super().__init__(task, spec, pool, workers)
+        self.counts = sorted(set(spec.workers))
+        self._rows: list[CostRow] = []
         self.done = 0.0
 
-    def carry(self) -> None:
-        """To the run's end, whatever happens."""
-        self.run.begin()
-        try:
-            self.measure()
-        except LabError as error:
-            if isinstance(error, RunStopped) and self.rows:
-                self.run.finish(self.rows, state="stopped", summary=self.summary())
-            else:
-                self.run.fail(error)
-        except Exception as error:  # noqa: BLE001 - a run must end, whatever happens; the error is its end
-            self.run.fail(error)
-        else:
-            self.run.finish(self.rows, summary=self.summary())
-
-    def summary(self) -> dict[str, Any]:
-        return {"rows": [row.summary() for row in self.rows]}
+    @property
+    def rows(self) -> list[CostRow]:
+        return self._rows
 
     def measure(self) -> None:
         spec, computes, hosts, size = self.spec, {}, [0], 0
@@ -139,7 +104,7 @@ class _Work:
                 predicted = step_seconds(way, size, hosts, on, computes[workers], h)
                 exchange = exchange_seconds(way, size, hosts, on, h)
                 row = CostRow.of(way, workers, size, predicted, exchange, timed["steps"][way])
-                self.rows.append(row)
+                self._rows.append(row)
                 self.run.post(Costed(row=row.summary()))
                 if row.off < -FAR:
                     times = f"{row.measured / row.predicted:.1f}× what is predicted"
@@ -167,20 +132,16 @@ class _Work:
         """What rank 0 returns of a program."""
         child: Run[list[Any]] = Run("call", {"workers": workers})
         child.log.listen(self.forward)
-        self.run.on_stop(lambda level: child.stop())
         self.pool.submit(child, program, arguments, workers=workers, finish=give_values, is_cooperative=False)
-        values = child.wait()
-        if self.run.stop_level:
-            raise RunStopped("stopped")
-        return values[0]
+        return self.await_child(child)[0]
 
     def forward(self, event: Event) -> None:
         """Of a program's events, what the study shows."""
         if isinstance(event, Progress):
             share = self.done + event.done / event.total / len(self.counts)
             self.run.post(Progress(done=round(1000 * share), total=1000))
-        elif isinstance(event, (Note, Phase)) and not (isinstance(event, Phase) and event.text == "running"):
-            self.run.post(event)
+        else:
+            self.pass_on(event)
 
 
 def interpolate(known: Mapping[int, Compute], workers: int) -> Compute:

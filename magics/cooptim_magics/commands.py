@@ -17,8 +17,10 @@ from cooptim_lab.errors import InputError, LabError, RankFailure
 from cooptim_lab.ranks.pool import RankPool, close_shared_pool, share_pool, shared_pool
 from cooptim_lab.runs import store
 from cooptim_lab.runs.run import Run
-from cooptim_lab.studies import costs as costing
-from cooptim_lab.studies import study as studies
+from cooptim_lab.studies.compare import compare
+from cooptim_lab.studies.costs import measure_costs
+from cooptim_lab.studies.seeds import compare_seeds
+from cooptim_lab.studies.speedup import measure_speedup
 from cooptim_lab.task import NAMES, Task, misspelt
 from cooptim_lab.training.spec import make_spec
 
@@ -167,7 +169,7 @@ def train(session: Session, arguments: argparse.Namespace, cell: str | None) -> 
     task = session.current_task if cell is None else task_from_body(session, cell)
     given = given_options(session, command, arguments)
     if getattr(arguments, "seeds", None):
-        study_run = studies.compare_seeds(task, seeds=arguments.seeds, **given)
+        study_run = compare_seeds(task, seeds=arguments.seeds, **given)
         if session.follow(study_run, arguments):
             show_rows(study_run)
         return
@@ -235,11 +237,11 @@ def study(session: Session, arguments: argparse.Namespace, cell: str | None) -> 
     """`compare`, `speedup` and `costs`: the live figure, then the table with its doubts."""
     command = options.COMMANDS[arguments.command]
     given = given_options(session, command, arguments)
-    start: Callable[..., Run[Any]] = studies.compare
+    start: Callable[..., Run[Any]] = compare
     if command.name == "speedup":
-        start, given = studies.measure_speedup, {**given, "way": arguments.way}
+        start, given = measure_speedup, {**given, "way": arguments.way}
     elif command.name == "costs":
-        start = costing.measure_costs
+        start = measure_costs
     run = start(session.current_task, **given)
     if session.follow(run, arguments):
         show_rows(run)

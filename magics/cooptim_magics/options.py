@@ -19,8 +19,9 @@ from typing import Any, NoReturn, TypeVar, get_type_hints
 from IPython.core.error import UsageError
 
 from cooptim_lab.errors import InputError
+from cooptim_lab.studies.compare import Comparison
 from cooptim_lab.studies.costs import CostSpec
-from cooptim_lab.studies.study import Comparison, SpeedupStudy
+from cooptim_lab.studies.speedup import SpeedupStudy
 from cooptim_lab.training.spec import Sharded, Spec, Subnets, check_option
 
 WIDTH = 92  # what a notebook's output shows without breaking lines

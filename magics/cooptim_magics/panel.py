@@ -18,7 +18,7 @@ from cooptim_lab import hardware, ways
 from cooptim_lab.errors import LabError
 from cooptim_lab.ranks.pool import shared_pool
 from cooptim_lab.runs.run import Run
-from cooptim_lab.studies import study as studies
+from cooptim_lab.studies.compare import Comparison, compare
 from cooptim_lab.training.spec import Baseline, Sharded, Subnets, make_spec
 
 from .chart import LiveChart
@@ -33,7 +33,7 @@ WAYS = {
     "as it is": Baseline,
     "sub-networks": Subnets,
     "sharded, central server": Sharded,
-    "compare all three": studies.Comparison,
+    "compare all three": Comparison,
 }
 MOST_WORKERS, MOST_SUBNETS, MOST_EPOCHS = 8, 64, 200
 
@@ -126,8 +126,8 @@ class LabPanel:
     def _launch(self) -> Run[Any]:
         kind, task = WAYS[self.way.value], self._session.current_task
         asked = {"workers": self.workers.value, "subnets": self.subnets.value, "epochs": self.epochs.value}
-        if kind is studies.Comparison:
-            return studies.compare(task, **asked)
+        if kind is Comparison:
+            return compare(task, **asked)
         if kind is not Subnets:
             del asked["subnets"]
         if kind is Baseline:
@@ -159,7 +159,7 @@ class LabPanel:
         kind = WAYS[self.way.value]
         self.run_button.disabled, self.stop_button.disabled = is_running, not is_running
         self.workers.disabled = kind is Baseline
-        self.subnets.disabled = kind not in (Subnets, studies.Comparison)
+        self.subnets.disabled = kind not in (Subnets, Comparison)
 
     def _warn(self) -> None:
         cpus = shared_pool().cpus

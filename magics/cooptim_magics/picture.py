@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cooptim_lab.costs.formulas import Calibration, CostRow
+from cooptim_lab.costs.formulas import CostRow
+from cooptim_lab.costs.links import Calibration
 from cooptim_lab.runs.events import (
     Calibrated,
     Costed,

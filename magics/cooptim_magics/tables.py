@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
-from cooptim_lab.costs.formulas import Calibration, CostRow, Link
+from cooptim_lab.costs.formulas import CostRow
+from cooptim_lab.costs.links import Calibration, Link
 from cooptim_lab.runs.events import Spent
 from cooptim_lab.studies.rows import Row, karp_flatt
 

@@ -16,7 +16,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from cooptim_lab import RankPool, Task, measure_costs
-from cooptim_lab.costs.formulas import WAYS, Calibration, CostRow, crossing, exchange_seconds
+from cooptim_lab.costs.formulas import WAYS, CostRow, crossing, exchange_seconds
+from cooptim_lab.costs.links import Calibration
 from cooptim_lab.runs.events import Calibrated, Points
 from cooptim_lab.runs.run import Run
 from tests.benchmarks.rows import Row

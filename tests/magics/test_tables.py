@@ -8,7 +8,8 @@ import re
 import pytest
 from cooptim_magics.tables import Table, cost_notes, costs_table, duration, percent, row_notes, rows_table
 
-from cooptim_lab.costs.formulas import Calibration, CostRow, Link
+from cooptim_lab.costs.formulas import CostRow
+from cooptim_lab.costs.links import Calibration, Link
 from cooptim_lab.studies.rows import Row
 
 

@@ -14,7 +14,9 @@ from cooptim_magics.picture import Picture
 from cooptim_magics.plots import mime_bundle
 
 from cooptim_lab import RankPool, RunStopped, Task, measure_costs
-from cooptim_lab.costs.formulas import WAYS, Calibration, allreduce, broadcast, gather
+from cooptim_lab.costs.collectives import allreduce, broadcast, gather
+from cooptim_lab.costs.formulas import WAYS
+from cooptim_lab.costs.links import Calibration
 from cooptim_lab.runs import store
 from cooptim_lab.runs.events import Calibrated, Costed, Ended, Phase, Points, Progress, Started
 from tests.hosts import can_make_hosts, two_hosts

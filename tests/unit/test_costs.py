@@ -8,24 +8,11 @@ from math import ceil, log2
 
 import pytest
 
+from cooptim_lab.costs import collectives
 from cooptim_lab.costs import formulas as costs
-from cooptim_lab.costs.formulas import (
-    Calibration,
-    Compute,
-    CostRow,
-    Link,
-    Round,
-    allreduce,
-    broadcast,
-    crossing,
-    exchange_seconds,
-    gather,
-    ring,
-    seconds,
-    spread,
-    star,
-    step_seconds,
-)
+from cooptim_lab.costs.collectives import allreduce, broadcast, gather, ring, star
+from cooptim_lab.costs.formulas import CostRow, crossing, exchange_seconds, spread, step_seconds
+from cooptim_lab.costs.links import Calibration, Compute, Link, Round, seconds
 from cooptim_lab.studies import costs as costing
 from tests.support import refused
 
@@ -60,7 +47,7 @@ class TestClosedForms:
         tree = ceil(log2(ranks)) * (ALPHA + SIZE / BETA)
         parts = (ceil(log2(ranks)) + ranks - 1) * ALPHA
         took = seconds(broadcast(one_host(ranks), SIZE), one_host(ranks), ALIKE)
-        if ranks < costs.FEW_RANKS:
+        if ranks < collectives.FEW_RANKS:
             assert took == pytest.approx(tree)
         elif ranks in (8, 16):
             assert took == pytest.approx(parts + 2 * (ranks - 1) / ranks * SIZE / BETA)
@@ -126,8 +113,8 @@ class TestLimits:
 
     def test_a_sum_that_sent_more_would_be_noticed(self, monkeypatch):
         """The closed forms above fail when the halves are not halved."""
-        whole = costs._exchange
-        monkeypatch.setattr(costs, "_exchange", lambda ranks, mask, size: whole(ranks, mask, 2 * size))
+        whole = collectives._exchange
+        monkeypatch.setattr(collectives, "_exchange", lambda ranks, mask, size: whole(ranks, mask, 2 * size))
         with pytest.raises(AssertionError):
             TestClosedForms().test_allreduce(4)
 

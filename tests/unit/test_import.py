@@ -120,7 +120,7 @@ def test_mpi_is_imported_when_it_is_used_only():
         ("runs", tuple(f"cooptim_lab.{name}" for name in ("training", "ranks", "task", "ways", "studies"))),
         ("task", tuple(f"cooptim_lab.{name}" for name in ("training", "ranks", "runs", "ways", "hardware"))),
         ("hardware", tuple(f"cooptim_lab.{name}" for name in ("training", "ranks", "runs", "ways", "task"))),
-        ("studies.rows", tuple(f"cooptim_lab.{name}" for name in ("training", "ranks", "ways", "studies"))),
+        ("studies.rows", tuple(f"cooptim_lab.{name}" for name in ("training", "ranks", "ways"))),
         ("training", tuple(f"cooptim_lab.{name}" for name in ("ranks", "runs.run", "runs.store", "ways", "studies"))),
         ("ranks", ("cooptim_lab.ways", "cooptim_lab.studies")),
         ("ranks.guard", ("cooptim_lab", "torch", "numpy", "mpi4py")),
