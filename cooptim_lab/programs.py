@@ -29,6 +29,7 @@ TRAINING = "training loss"
 def train_baseline(context: Context, task: Task, spec: Baseline) -> Result:
     """The network as it is, in one process."""
     prepared = prepare(task)
+    prepared.check_batches(len(prepared.x), spec.batch)
 
     def build() -> tuple[nn.Module, Step[Tensor]]:
         model = prepared.model(spec.seed)

@@ -53,17 +53,6 @@ def absent(model: nn.Module) -> Iterator[None]:
         layer.is_present = True
 
 
-@contextmanager
-def by_running_statistics(model: nn.Module) -> Iterator[None]:
-    """While it lasts, BatchNorm layers normalise as in evaluation: a single row has no variance of its own."""
-    layers = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.training]
-    for layer in layers:
-        layer.eval()
-    yield
-    for layer in layers:
-        layer.train()
-
-
 class _Shared(nn.Module):
     """A BatchNorm layer in training, over the rows of all ranks; it has that layer's parameters and buffers."""
 

@@ -18,9 +18,11 @@ from ..data.holding import hold_out
 from ..data.rows import Rows, keep, open_rows
 from ..errors import InputError
 from ..task import Task
+from ..training.examination.sizes import Smallest, check_smallest, smallest_batch
 from ..training.held_out import HeldOut
 from ..training.prepare import loss_of
 from ..training.spec import Sharded
+from .batchnorm import ALONE, normalising
 from .checkpoint import check_same, signature
 from .deal import Deal, SharedBatch, deal, shard_batches
 
@@ -83,4 +85,17 @@ def _read(context: Context, task: Task, spec: Sharded, model: nn.Module) -> Shar
     held_out = HeldOut(task, every, held, context.comm)
     loss = loss_of(task, rows.take(FIRST)[1])
     held_out.check(model, rows)
+    batch = smallest_batch(len(trained), spec.batch)
+    if normalising(model, spec, context.size) == ALONE:
+        batch = _smallest_part(dealt, spec, context.rank)
+    check_smallest(model, loss, *rows.take(torch.arange(min(batch.rows, len(rows)))), batch)
     return Shard(context.rank, spec, rows, dealt, held_out, loss)
+
+
+def _smallest_part(dealt: Deal, spec: Sharded, rank: int) -> Smallest:
+    """Where every rank normalises by itself: what it brings to a batch, of all batches of an epoch."""
+    parts = [len(part.rows) for part in shard_batches(dealt.sizes, rank, spec.batch, spec.seed, 0)]
+    least = min(part for part in parts if part)
+    ranks = len(dealt.sizes)
+    what = f"rank {rank}'s part of batch {parts.index(least) + 1} of an epoch has {least} (batches of {spec.batch})"
+    return Smallest(least, what, f"give another batch size, or fewer workers than {ranks}")

@@ -19,7 +19,7 @@ from ..training.spec import Sharded, read_compress
 from .aggregate import Aggregator, Replica, Settings, make_aggregator
 from .aggregate.base import Outcome
 from .aggregate.synchronous import AllReduce
-from .batchnorm import ALONE, SHARED, absent, by_running_statistics, normalising, share_batchnorm
+from .batchnorm import SHARED, absent, normalising, share_batchnorm
 from .compression import make_compression
 from .deal import SharedBatch
 from .shard import FIRST, Shard
@@ -42,7 +42,7 @@ class ShardStep:
         self.replica, self.aggregator, self.done = replica, aggregator, 0
         self._model, self._rows, self._loss = replica.model, shard.rows, shard.loss
         self._per_epoch = shard.per_epoch
-        self._shares, self._is_alone = normalises == SHARED, normalises == ALONE
+        self._shares = normalises == SHARED
 
     def take(self, part: SharedBatch, stop: bool = False) -> Outcome:
         """One step. Collective, where the aggregator meets at every step.
@@ -71,9 +71,6 @@ class ShardStep:
 
     def _of_rows(self, part: SharedBatch) -> Tensor:
         x, y = self._rows.take(part.rows)
-        if self._is_alone and len(x) == 1:
-            with by_running_statistics(self._model):
-                return self._loss(self._model(x), y)
         return self._loss(self._model(x), y)
 
     def _of_none(self) -> Tensor:

@@ -20,6 +20,7 @@ from ..data.rows import Form
 from ..data.values import as_tensor, check_finite, first_line, open_data, read_pairs, stack
 from ..errors import InputError
 from ..task import Task, check_data
+from .examination.sizes import check_smallest, smallest_batch
 
 IGNORED_LABEL = -100
 """The label that torch's cross-entropy leaves out unless told otherwise."""
@@ -78,6 +79,11 @@ class Prepared:
         """See that a network fits the loss and the labels (see `check_fit`)."""
         labels = torch.cat([self.y.flatten(), self.held_y.flatten()])
         check_fit(self.task, network, self.held_x[:4], self.held_y[:4], labels)
+
+    def check_batches(self, rows: int, batch: int) -> None:
+        """See that the network can train on the smallest batch of an epoch of so many rows."""
+        smallest, network = smallest_batch(rows, batch), self.model(seed=0)
+        check_smallest(network, self.loss_function, self.x[: smallest.rows], self.y[: smallest.rows], smallest)
 
     def score(self, outputs: Tensor) -> Score:
         """Loss and metric of outputs on the held-out rows."""

@@ -221,13 +221,27 @@ class TestBadInput:
             train_sharded(digits(), aggregate=way, compress="bf16")
 
 
-@pytest.mark.parametrize("way", ["ordered", "local", "async"])
-@pytest.mark.parametrize("rows", [81, 84])
-def test_batchnorm_with_parts_of_no_row_or_one(pool, way, rows):
-    """65 and 67 rows to train on: the last batch of an epoch leaves a rank none, or one."""
-    result, _ = train(pool, Task(model=normed_view, data=(X[:rows], Y[:rows])), aggregate=way)
+@pytest.mark.parametrize(("way", "rows", "workers"), [("ordered", 84, 2), ("ordered", 84, 4), ("local", 85, 2)])
+def test_batchnorm_with_small_parts(pool, way, rows, workers):
+    """67 and 68 rows to train on: the last batch of an epoch leaves a rank one or none, or every rank two."""
+    task = Task(model=normed_view, data=(X[:rows], Y[:rows]))
+    result, _ = train(pool, task, aggregate=way, workers=workers)
     assert result.state == "done"
     assert np.isfinite(result.loss)
+
+
+@pytest.mark.parametrize("way", ["server", "ordered", "local"])
+def test_batchnorm_with_a_last_batch_of_one_row(pool, way):
+    """65 rows to train on: refused before the clock, as in one process."""
+    with refused("cannot train on 1 row", "the last batch of an epoch" if way != "local" else "rank 0's part"):
+        train(pool, Task(model=normed_view, data=(X[:81], Y[:81])), aggregate=way)
+
+
+@pytest.mark.parametrize("way", ["local", "async"])
+def test_batchnorm_with_a_part_of_one_row_of_its_own(pool, way):
+    """67 rows: of the last three a rank has one, which it would have to normalise by itself."""
+    with refused("cannot train on 1 row", "rank 1's part of batch 3"):
+        train(pool, Task(model=normed_view, data=(X[:84], Y[:84])), aggregate=way)
 
 
 @pytest.mark.parametrize("staleness", [0, 1, 5])
