@@ -7,6 +7,7 @@ indexing tensors; a DataLoader would slow the baseline down and flatter the rest
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -18,44 +19,54 @@ from .shards.program import train_sharded
 from .subnets.program import train_subnets
 from .subnets.split import shrink
 from .task import Task
+from .training.building import trained
 from .training.loop import Clock, Step, batches, fit, plain_step
+from .training.modes import leave_training
 from .training.prepare import prepare
-from .training.reporting import make_recorder, make_result, record_score, warm_up
+from .training.reporting import make_recorder, make_result, record_score, tell_findings, warm_up
+from .training.seeds import seed_all
 from .training.spec import Baseline, Sharded, Spec, Subnets
+from .training.stepping import make_scheduler
 
 TRAINING = "training loss"
 
 
 def train_baseline(context: Context, task: Task, spec: Baseline) -> Result:
     """The network as it is, in one process."""
-    prepared = prepare(task)
-    prepared.check_batches(len(prepared.x), spec.batch)
+    prepared = prepare(task, spec.batch)
+    tell_findings(context, prepared.findings)
+    steps = spec.epochs * math.ceil(len(prepared.x) / spec.batch)
 
-    def build() -> tuple[nn.Module, Step[Tensor]]:
+    def build() -> tuple[nn.Module, torch.optim.Optimizer, Step[Tensor]]:
         model = prepared.model(spec.seed)
         if spec.parameters:
             model = shrink(task, prepared.x[:2], spec.parameters, spec.seed)
-        return model, plain_step(
-            model, prepared.optimizer(model.parameters()), prepared.loss_function, prepared.x, prepared.y
-        )
+        named = trained(model)
+        optimizer = prepared.optimizer([p for _, p in named], [name for name, _ in named])
+        scheduler = make_scheduler(task, optimizer, steps)
+        loss, x, y = prepared.loss_function, prepared.x, prepared.y
+        step = plain_step(model, optimizer, loss, x, y, clipped=task.clip, scheduler=scheduler)
+        return model, optimizer, step
 
     def epoch_batches(epoch: int) -> Sequence[Tensor]:
         return batches(len(prepared.x), spec.batch, spec.seed, epoch)
 
-    warm_up(lambda: build()[1], epoch_batches)
-    model, step = build()
-    torch.manual_seed(spec.seed)
+    warm_up(lambda: build()[2], epoch_batches)
+    model, optimizer, step = build()
+    seed_all(spec.seed)
     recorder, clock = make_recorder(context, [TRAINING], len(prepared.x), spec), Clock()
 
     def end_epoch(epoch: int) -> bool:
-        record_score(recorder, epoch, prepared.score(prepared.outputs(model)))
+        record_score(recorder, epoch, prepared.score(prepared.outputs(model, optimizer)))
         return context.stopping()
 
     clock.start()
     finished = fit(
         step, epoch_batches, spec.epochs, recorder=recorder, clock=clock, stopping=context.stopping, end_epoch=end_epoch
     )
-    seconds, score = clock.stop(), prepared.score(prepared.outputs(model))
+    seconds = clock.stop()
+    leave_training(optimizer)
+    score = prepared.score(prepared.outputs(model))
     return make_result(context, task, spec, model, score, seconds, recorder.steps, finished)
 
 

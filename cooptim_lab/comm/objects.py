@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import pickle
 import zlib
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 
 from ..errors import InputError
 from .waiting import complete
+
+T = TypeVar("T")
 
 
 def allgather(comm: Any, value: Any) -> list[Any]:
@@ -72,6 +75,22 @@ def barrier(comm: Any) -> None:
     """Wait until all ranks have come here."""
     if comm.Get_size() > 1:
         complete(comm.Ibarrier())
+
+
+def agreed(comm: Any, work: Callable[[], T]) -> T:
+    """What `work` gives on this rank, or, on every rank, the first one's complaint. Collective.
+
+    Raises
+    ------
+    InputError
+    """
+    try:
+        value = work()
+    except InputError as error:
+        agree(comm, error)
+        raise  # not reached: `agree` raises the first one's
+    agree(comm, None)
+    return value
 
 
 def agree(comm: Any, error: InputError | None) -> None:

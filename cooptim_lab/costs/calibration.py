@@ -28,7 +28,8 @@ from ..hardware import allowed_cpus
 from ..runs.events import Progress
 from ..shards.aggregate import Replica, Settings, make_aggregator
 from ..task import Task
-from ..training.prepare import build_model, build_optimizer, loss_of
+from ..training.building import build_model
+from ..training.scoring import loss_of
 from .formulas import WAYS
 from .links import Calibration, Compute, Link
 
@@ -228,9 +229,7 @@ class _Work:
         self, context: Context, task: Task, seed: int, parts: list[tuple[Tensor, Tensor]], way: str, sync_every: int
     ) -> None:
         self.parts, self.done, self.ranks = parts, 0, context.size
-        self.replica = Replica(
-            build_model(task.model, seed), lambda parameters: build_optimizer(task.optimizer, list(parameters))
-        )
+        self.replica = Replica(build_model(task.model, seed), task)
         self.loss_function = loss_of(task, parts[0][1])
         settings = Settings(sync_every=sync_every)
         self.aggregator = make_aggregator(way, context.comm, self.replica, settings, Timeline(context.comm))

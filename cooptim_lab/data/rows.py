@@ -5,7 +5,6 @@ What model and loss make of the rows, and which rank trains on which, is not kno
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,8 +13,9 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..task import Task, check_data
+from .forms import Form, find_form
 from .mapped import FileRows, place_in_file
-from .values import PIECE, as_numbers, check_finite, open_data, read_pairs, stack, whole_labels
+from .values import PIECE, as_numbers, as_tensor, check_finite, open_data, read_pairs, stack, whole_labels
 
 KEPT = 32 << 20
 """Bytes of a mapped file's rows that are kept in memory, where they are no more."""
@@ -53,28 +53,6 @@ class Rows(Protocol):
         It may be a view of the data: do not write to it.
         """
         ...
-
-
-@dataclass(frozen=True)
-class Form:
-    """The dtypes in which a model takes its data."""
-
-    floating: torch.dtype
-    takes_integers: bool
-
-    @classmethod
-    def of(cls, model: nn.Module) -> Form:
-        """As its first floating-point parameter, and whether an embedding in it asks for whole numbers."""
-        floating = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
-        return cls(floating, any(isinstance(m, (nn.Embedding, nn.EmbeddingBag)) for m in model.modules()))
-
-    def of_x(self, given_floating: bool) -> torch.dtype:
-        """The dtype of X, by whether it was given as floating-point numbers."""
-        return torch.int64 if self.takes_integers and not given_floating else self.floating
-
-    def of_y(self, given_floating: bool) -> torch.dtype:
-        """The dtype of y, likewise: whole numbers are classes."""
-        return self.floating if given_floating else torch.int64
 
 
 class TensorRows:
@@ -129,7 +107,6 @@ class DatasetRows:
     """Rows of a torch Dataset, one item each; row 0 says of which kind they all are."""
 
     def __init__(self, dataset: Any, form: Form) -> None:
-        check_data((range(len(dataset)), range(len(dataset))))  # that there are two at least
         self._dataset, self._form = dataset, form
         self._first_x, self._first_y = self._read([0])
 
@@ -178,8 +155,11 @@ def open_rows(task: Task, model: nn.Module) -> Rows:
     InputError
         When the data is not (X, y) or a Dataset, or holds something else than numbers.
     """
-    data, form = open_data(task.data), Form.of(model)
-    return ArrayRows(data[0], data[1], form) if isinstance(data, (tuple, list)) else DatasetRows(data, form)
+    data = open_data(task.data)
+    if isinstance(data, (tuple, list)):
+        return ArrayRows(data[0], data[1], find_form(model, as_tensor("X", data[0][:2])))
+    check_data((range(len(data)), range(len(data))))  # that there are two at least
+    return DatasetRows(data, find_form(model, stack("X", read_pairs(data, [0])[0])))
 
 
 class SomeRows:

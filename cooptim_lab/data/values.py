@@ -15,6 +15,8 @@ from ..task import check_data
 
 PIECE = 4 << 20
 """Bytes that are read, converted or checked at a time."""
+WIDEST = 8
+"""Bytes of a number that torch has a type for."""
 
 
 def open_data(data: Any) -> Any:
@@ -37,6 +39,25 @@ def read_pairs(dataset: Any, rows: Iterable[int]) -> tuple[list[Any], list[Any]]
     return [item[0] for item in items], [item[1] for item in items]
 
 
+def read_items(dataset: Any) -> tuple[tuple[Tensor, Tensor], list[str]]:
+    """X and y of all of a Dataset's items, and what is to be said of them."""
+    rows = range(len(dataset))
+    check_data((rows, rows))  # that there are two at least
+    xs, ys = read_pairs(dataset, rows)
+    return (stack("X", xs), stack("y", ys)), what_draws(dataset)
+
+
+def what_draws(dataset: Any) -> list[str]:
+    """A line on a Dataset that gives something else for a row when it is asked again."""
+    (first, _), (again, _) = (read_pairs(dataset, [0]) for _ in range(2))
+    if torch.equal(torch.as_tensor(first[0]), torch.as_tensor(again[0])):
+        return []
+    return [
+        "the Dataset draws at random (row 0 is another X when it is read again): rows are read once and stay as they "
+        "were drawn; to draw anew in every epoch, do it in the model's forward"
+    ]
+
+
 def stack(name: str, parts: list[Any]) -> Tensor:
     """One tensor of what a Dataset's items are made of."""
     try:
@@ -48,6 +69,10 @@ def stack(name: str, parts: list[Any]) -> Tensor:
 def as_numbers(name: str, part: Any) -> Tensor | np.ndarray:
     """A tensor without its gradient or an array, not copied where it is one already."""
     if isinstance(part, Tensor):
+        if part.is_complex():
+            raise InputError(f"{name} holds {part.dtype} values: give real numbers, e.g. torch.view_as_real({name})")
+        if part.layout != torch.strided:
+            raise InputError(f"{name} is a sparse tensor: give {name}.to_dense()")
         return part.detach().cpu()
     try:
         array = np.asarray(part)
@@ -55,7 +80,8 @@ def as_numbers(name: str, part: Any) -> Tensor | np.ndarray:
         raise InputError(f"the rows of {name} have different lengths: pad them to one") from None
     if array.dtype.kind not in "biuf":
         raise InputError(f"{name} holds {array.dtype} values: give numbers (labels as whole numbers from 0)")
-    return array
+    # numpy's longdouble has no counterpart in torch.
+    return array.astype(np.float64) if array.dtype.kind == "f" and array.dtype.itemsize > WIDEST else array
 
 
 def as_tensor(name: str, part: Any) -> Tensor:

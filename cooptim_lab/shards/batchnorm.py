@@ -1,91 +1,145 @@
 """BatchNorm over shards: every rank normalises by the statistics of the whole batch, as one process would.
 
-torch's own SyncBatchNorm runs on GPUs only. Here sums travel through MPI: three numbers per channel forward, two
-backward. Where ranks take steps of their own there is no whole batch; then each normalises by its part, which is said,
-and the running statistics are averaged (`average_buffers`).
+torch's own SyncBatchNorm runs on GPUs only, and takes the user's layers out of the network. Here the layers stay as
+they are: while a rank computes a step, `torch.nn.functional.batch_norm` itself, which all of them call (frozen ones, a
+subclass with a forward of its own, a call by hand), sums over all ranks where it is asked to normalise by the batch:
+three numbers per channel forward, two backward. Before each, ranks tell each other which sum they have come to: a
+network that branches on its data would else wait for ever.
+
+Where ranks take steps of their own there is no whole batch; then each normalises by its part, which is said, and the
+running statistics are averaged (`average_buffers`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import TorchFunctionMode
 
 from ..comm.waiting import complete
+from ..errors import InputError
 from ..training.spec import Sharded
 
 AS_IT_IS, SHARED, ALONE = "as it is", "shared", "alone"
 """How a network's BatchNorm normalises: as one process does; over the rows of all ranks; every rank by its own."""
+DONE = 0
+"""Of a forward pass that has come to its end: the number of no sum."""
 
 
-def normalising(model: nn.Module, spec: Sharded, ranks: int) -> str:
+def normalises_by_batch(network: nn.Module, x: Tensor) -> bool:
+    """Whether a network in training mode normalises by the batch, of rows x: asked of `batch_norm` itself."""
+    with _Counting() as counting, torch.no_grad():
+        network(x)
+    # One that is not reached by these rows may be by others.
+    return counting.calls > 0 or any(isinstance(m, _BatchNorm) and m.training for m in network.modules())
+
+
+def normalising(is_normalised: bool, spec: Sharded, ranks: int) -> str:
     """How BatchNorm normalises on so many ranks: `SHARED` where every step is one of all of them."""
-    if ranks == 1 or not any(isinstance(module, _BatchNorm) for module in model.modules()):
+    if ranks == 1 or not is_normalised:
         return AS_IT_IS
     return SHARED if spec.is_synchronous else ALONE
 
 
-def share_batchnorm(model: nn.Module, comm: Any) -> nn.Module:
-    """Let every BatchNorm layer of a model normalise over all ranks' rows, in place; parameters and buffers stay."""
-    made: dict[int, _Shared] = {}  # a layer that is used twice stays one
-    for name, module in list(model.named_modules(remove_duplicate=False)):
-        if isinstance(module, _BatchNorm):
-            shared = made.setdefault(id(module), _Shared(module, comm).train(module.training))
-            parent, _, last = name.rpartition(".")
-            if not last:
-                return shared
-            setattr(model.get_submodule(parent), last, shared)
-    return model
+class _Mode(TorchFunctionMode):
+    """While it lasts, `batch_norm` in training is `normalise`; every other function of torch's is itself."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if function is functional.batch_norm and _is_by_batch(*args, **kwargs):
+            return self.normalise(*args, **kwargs)
+        return function(*args, **kwargs)
+
+    def normalise(self, *args: Any, **kwargs: Any) -> Tensor:
+        raise NotImplementedError
 
 
-@contextmanager
-def absent(model: nn.Module) -> Iterator[None]:
-    """While it lasts, this rank's rows do not count in the sums of shared layers."""
-    layers = [module for module in model.modules() if isinstance(module, _Shared)]
-    for layer in layers:
-        layer.is_present = False
-    yield
-    for layer in layers:
-        layer.is_present = True
+def _is_by_batch(
+    x: Tensor, mean: Any, variance: Any, weight: Any = None, bias: Any = None, training: bool = False, *rest: Any,
+    **more: Any,
+) -> bool:  # fmt: skip
+    return training
 
 
-class _Shared(nn.Module):
-    """A BatchNorm layer in training, over the rows of all ranks; it has that layer's parameters and buffers."""
+class _Counting(_Mode):
+    """Counts the calls."""
 
-    def __init__(self, layer: Any, comm: Any) -> None:
+    calls = 0
+
+    def normalise(self, *args: Any, **kwargs: Any) -> Tensor:
+        self.calls += 1
+        return functional.batch_norm(*args, **kwargs)
+
+
+class OverRanks(_Mode):
+    """Sums over all ranks, in one forward and backward pass at a time.
+
+    Attributes
+    ----------
+    is_present
+        Whether this rank's rows count: one that has none in a batch still takes part in the sums.
+    """
+
+    def __init__(self, comm: Any) -> None:
         super().__init__()
-        for name, parameter in layer.named_parameters(recurse=False):
-            self.register_parameter(name, parameter)
-        for name, buffer in layer.named_buffers(recurse=False):
-            self.register_buffer(name, buffer)
-        self.layer = [layer]  # in a list: not a submodule, or its parameters would be named twice
-        self.comm = comm
-        self.is_present = True
-        """Whether this rank's rows count: one that has none in a batch still takes part in the sums."""
+        self.comm, self.is_present, self._calls = comm, True, 0
 
-    def forward(self, x: Tensor) -> Tensor:
-        layer = self.layer[0]
-        if not self.training:
-            return layer.eval()(x)
-        layer.train()
+    def forward(self, compute: Callable[[], Tensor], *, is_present: bool = True) -> Tensor:
+        """What `compute` gives, its `batch_norm` being over all ranks. Collective.
+
+        Raises
+        ------
+        InputError
+            On all ranks, when one comes to a sum that another does not come to.
+        """
+        self.is_present, self._calls = is_present, 0
+        with self:
+            value = compute()
+        self._meet(DONE)
+        return value
+
+    def normalise(
+        self, x: Tensor, mean: Tensor | None, variance: Tensor | None, weight: Tensor | None = None,
+        bias: Tensor | None = None, training: bool = True, momentum: float = 0.1, eps: float = 1e-5,
+    ) -> Tensor:  # fmt: skip
+        self._calls += 1
+        self._meet(self._calls)
+        wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
         over = [0, *range(2, x.dim())]
-        y, mean, variance, count = _Normalise.apply(x, over, layer.eps, self.comm, self.is_present)
+        y, found, spread, count = _Normalise.apply(wide, over, eps, self.comm, self.is_present)
         shape = (1, -1, *[1] * (x.dim() - 2))
-        if layer.affine:
-            y = y * layer.weight.view(shape) + layer.bias.view(shape)
-        if layer.track_running_stats:
-            with torch.no_grad():
-                layer.num_batches_tracked.add_(1)
-                n = float(layer.num_batches_tracked)
-                momentum = 1 / n if layer.momentum is None else layer.momentum
-                unbiased = variance * (count / (count - 1).clamp(min=1))
-                layer.running_mean.lerp_(mean, momentum)
-                layer.running_var.lerp_(unbiased, momentum)
-        return y
+        if weight is not None:
+            y = y * weight.view(shape)
+        if bias is not None:
+            y = y + bias.view(shape)
+        with torch.no_grad():
+            if mean is not None:
+                mean.lerp_(found.to(mean.dtype), momentum)
+            if variance is not None:
+                unbiased = spread * (count / (count - 1).clamp(min=1))
+                variance.lerp_(unbiased.to(variance.dtype), momentum)
+        return y.to(x.dtype)
+
+    def _meet(self, number: int) -> None:
+        """See that all ranks have come to the sum of this number. Collective."""
+        mine = np.array([number])
+        every = np.empty(self.comm.Get_size(), mine.dtype)
+        complete(self.comm.Iallgather(mine, every), mine, every)
+        if (every != number).any():
+            said = ", ".join(
+                f"rank {rank} {'at its end' if n == DONE else f'at its BatchNorm {n}'}"
+                for rank, n in enumerate(every.tolist()[:4])
+            )
+            raise InputError(
+                f"BatchNorm is reached on some ranks and not on others in one step ({said}): the model branches on its "
+                "data; aggregate local, or let it take the same way for all rows"
+            )
 
 
 class _Normalise(torch.autograd.Function):

@@ -22,7 +22,7 @@ from torch import nn
 
 from ..errors import InputError
 
-FORMAT = 1
+FORMAT = 2
 BEFORE = ".before"
 """Ends the name of the checkpoint before the newest."""
 

@@ -13,18 +13,17 @@ from ..comm.timeline import Timeline
 from ..runs.result import Result
 from ..task import Task
 from ..training.loop import Clock, fit
-from ..training.prepare import build_model
-from ..training.reporting import make_recorder, make_result, record_score
-from ..training.seeds import derive
+from ..training.reporting import make_recorder, make_result, record_score, tell_findings
+from ..training.seeds import derive, seed_all
 from ..training.spec import Sharded
 from .aggregate.synchronous import AllReduce, Synchronous
-from .batchnorm import average_buffers, normalising
+from .batchnorm import average_buffers
 from .deal import SharedBatch
 from .keeping import Keeping
 from .saving import Saving
 from .shard import Shard, open_shard
 from .stepping import ShardStep, build_step
-from .telling import breakdown, tell_how_it_normalises, tell_times
+from .telling import breakdown, tell_how_it_normalises, tell_times, tell_what_differs
 from .trial import warm_up
 
 TRAINING = "training loss"
@@ -34,9 +33,9 @@ def train_sharded(context: Context, task: Task, spec: Sharded, keeping: Keeping 
     """The rows dealt over the ranks; the same network on each; what they learn aggregated as `spec.aggregate` says."""
     if spec.aggregate == "ordered":
         torch.set_num_threads(1)
-    probe = build_model(task.model, spec.seed)
-    shard = open_shard(context, task, spec, probe)
-    tell_how_it_normalises(context, normalising(probe, spec, context.size))
+    shard = open_shard(context, task, spec)
+    tell_findings(context, shard.examined.findings)
+    tell_how_it_normalises(context, shard.normalises)
     buckets = warm_up(context, task, shard)
     timeline = Timeline(context.comm)
     step = build_step(context, task, shard, timeline, buckets)
@@ -66,7 +65,7 @@ class _Training:
     def run(self) -> Result | None:
         """Train, settle, score; the result on rank 0. Collective."""
         context, spec = self.context, self.spec
-        torch.manual_seed(derive(spec.seed, context.rank))
+        seed_all(derive(spec.seed, context.rank))
         done = self.shard_step.done = self.saving.resume()
         rows = sum(self.shard.deal.sizes)
         self.recorder = make_recorder(context, [TRAINING], rows, spec, muted=not context.is_root, done=done)
@@ -127,9 +126,9 @@ class _Training:
 
     def _result(self, seconds: float, finished: bool) -> Result | None:
         spec, context = self.spec, self.context
+        tell_what_differs(context, self.model)
         average_buffers(self.model, context.comm)
-        network = build_model(self.task.model, spec.seed)
-        network.load_state_dict(self.model.state_dict())
+        network = self.shard_step.replica.release()
         score = self.shard.held.score(network)
         hosts = allgather(context.comm, socket.gethostname())
         if score is None:

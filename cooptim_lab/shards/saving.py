@@ -43,7 +43,7 @@ class Saving:
         self._saved = done
         own: dict[str, Any] = {"random": checkpoint.random_state(), "own": self._aggregator.state()}
         if not self._aggregator.is_replicated:
-            own["weights"], own["optimizer"] = self._replica.weights, self._replica.optimizer.state_dict()
+            own["weights"], own["learner"] = self._replica.weights, self._replica.state()
         own["buffers"] = list(self._replica.model.buffers())
         ranks = gather(self._context.comm, own)
         if ranks is not None and self._keeping is not None:
@@ -54,7 +54,7 @@ class Saving:
         state = {
             "signature": checkpoint.signature(self._replica.model),
             "weights": self._replica.weights.detach(),
-            "optimizer": self._replica.optimizer.state_dict(),
+            "learner": self._replica.state(),
             "ranks": ranks,
             "done": done,
             "seconds": self._clock.seconds,
@@ -116,7 +116,7 @@ class Saving:
             self._replica.weights.copy_(own.get("weights", state["weights"]))
             for buffer, value in zip(self._replica.model.buffers(), own["buffers"], strict=True):
                 buffer.copy_(value)
-        self._replica.optimizer.load_state_dict(own.get("optimizer", state["optimizer"]))
+        self._replica.load(own.get("learner", state["learner"]))
         self._aggregator.load(own["own"])
         checkpoint.set_random_state(own["random"])
         self._clock.seconds = state["seconds"]

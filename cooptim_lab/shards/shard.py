@@ -6,24 +6,28 @@ What is done with them is not known here.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..comm.context import Context
-from ..comm.objects import agree, allgather
+from ..comm.objects import agreed, allgather, bcast
 from ..data.holding import hold_out
 from ..data.rows import Rows, keep, open_rows
 from ..errors import InputError
 from ..task import Task
-from ..training.examination.sizes import Smallest, check_smallest, smallest_batch
+from ..training.building import build_model, packed, unpacked
+from ..training.examination import Examined, examine, undisturbed
+from ..training.examination.learning import refuse_what_lies_flat
+from ..training.examination.sizes import Smallest, smallest_batch
 from ..training.held_out import HeldOut
-from ..training.prepare import loss_of
+from ..training.modes import put
+from ..training.scoring import Loss, loss_of
+from ..training.seeds import seed_all
 from ..training.spec import Sharded
-from .batchnorm import ALONE, normalising
-from .checkpoint import check_same, signature
+from .batchnorm import ALONE, AS_IT_IS, normalises_by_batch, normalising
 from .deal import Deal, SharedBatch, deal, shard_batches
 
 FIRST = torch.zeros(1, dtype=torch.int64)
@@ -36,10 +40,15 @@ class Shard:
 
     rank: int
     spec: Sharded
+    network: bytes
+    """The network that all ranks start from, rank 0's, with all that belongs to it (see `building.packed`)."""
     rows: Rows
     deal: Deal
     held: HeldOut
-    loss: Callable[[Tensor, Tensor], Tensor]
+    loss: Loss
+    examined: Examined
+    normalises: str
+    """How BatchNorm does (see `batchnorm.normalising`)."""
 
     @property
     def per_epoch(self) -> int:
@@ -51,32 +60,42 @@ class Shard:
         return shard_batches(self.deal.sizes, self.rank, self.spec.batch, self.spec.seed, epoch)
 
 
-def open_shard(context: Context, task: Task, spec: Sharded, model: nn.Module) -> Shard:
-    """Deal the rows; read this rank's, and its part of the held-out ones; see that all fit `model`. Collective.
+def open_shard(context: Context, task: Task, spec: Sharded) -> Shard:
+    """Deal the rows; read this rank's, and its part of the held-out ones; see that all fit the network. Collective.
 
     Raises
     ------
     InputError
-        On all ranks, when one has something to complain of, or ranks have not the same model and data.
+        On all ranks, when one has something to complain of, or ranks have not the same data.
     """
-    try:
-        shard = _read(context, task, spec, model)
-    except InputError as error:
-        agree(context.comm, error)  # raises
-        raise
-    agree(context.comm, None)
-    (first, dealt), *others = allgather(context.comm, (signature(model), shard.deal.sizes))
-    for rank, (theirs, sizes) in enumerate(others, 1):
-        check_same(theirs, first, f"model() gives another network on rank {rank} than on rank 0")
+    comm = context.comm
+    network = bcast(comm, agreed(comm, lambda: _build(task, spec) if context.is_root else b""))
+    shard, labels = agreed(comm, lambda: _read(context, task, spec, network))
+    dealt, *others = allgather(comm, shard.deal.sizes)
+    for rank, sizes in enumerate(others, 1):
         if sizes != dealt:
             raise InputError(
                 f"the data is not the same on every rank: {sum(dealt)} rows to train on on rank 0, {sum(sizes)} on "
                 f"rank {rank}, dealt as {dealt} and {sizes}"
             )
-    return shard
+    every = torch.cat(allgather(comm, labels)).unique()
+    examined = agreed(comm, lambda: _examine(context, task, shard, every))
+    # What outputs mean, and the loss divides by, is the same for all: what rank 0 has found.
+    first, unused = bcast(comm, examined), {name for of in allgather(comm, examined.learned.unused) for name in of}
+    learned = replace(first.learned, unused=tuple(sorted(unused)))
+    normalises = bcast(comm, normalising(_is_normalised(shard), spec, context.size))
+    shard.held.meaning, shard.held.reduction = first.meaning, first.reduction
+    return replace(shard, examined=replace(first, learned=learned), normalises=normalises)
 
 
-def _read(context: Context, task: Task, spec: Sharded, model: nn.Module) -> Shard:
+def _build(task: Task, spec: Sharded) -> bytes:
+    return packed("the model", build_model(task.model, spec.seed))
+
+
+def _read(context: Context, task: Task, spec: Sharded, network: bytes) -> tuple[Shard, Tensor]:
+    """The shard, and the labels that it and its held-out rows have."""
+    model = unpacked(network)
+    seed_all(task.seed)
     every = open_rows(task, model)
     trained, held = hold_out(len(every), task.held_out, task.seed)
     labels = every.labels() if spec.deals_by_class else None
@@ -84,12 +103,28 @@ def _read(context: Context, task: Task, spec: Sharded, model: nn.Module) -> Shar
     rows = keep(every, dealt.rows)
     held_out = HeldOut(task, every, held, context.comm)
     loss = loss_of(task, rows.take(FIRST)[1])
-    held_out.check(model, rows)
-    batch = smallest_batch(len(trained), spec.batch)
-    if normalising(model, spec, context.size) == ALONE:
-        batch = _smallest_part(dealt, spec, context.rank)
-    check_smallest(model, loss, *rows.take(torch.arange(min(batch.rows, len(rows)))), batch)
-    return Shard(context.rank, spec, rows, dealt, held_out, loss)
+    fits = Examined.nothing()
+    return Shard(context.rank, spec, network, rows, dealt, held_out, loss, fits, AS_IT_IS), held_out.labels(rows)
+
+
+def _examine(context: Context, task: Task, shard: Shard, labels: Tensor) -> Examined:
+    spec, rows = shard.spec, shard.rows
+    model = put(unpacked(shard.network), training=True)
+    shard.held.check(model)
+    smallest = smallest_batch(sum(shard.deal.sizes), spec.batch)
+    if normalising(_is_normalised(shard), spec, context.size) == ALONE:
+        smallest = _smallest_part(shard.deal, spec, context.rank)
+    part = max(2, math.ceil(spec.batch / context.size), smallest.rows)
+    x, y = rows.take(torch.arange(min(part, len(rows))))
+    examined = examine(task, model, x, y, labels, smallest)
+    refuse_what_lies_flat(examined.learned, "sharded")
+    return examined
+
+
+def _is_normalised(shard: Shard) -> bool:
+    model = put(unpacked(shard.network), training=True)
+    with undisturbed():
+        return normalises_by_batch(model, shard.rows.take(torch.arange(min(4, len(shard.rows))))[0])
 
 
 def _smallest_part(dealt: Deal, spec: Sharded, rank: int) -> Smallest:

@@ -10,16 +10,18 @@ from collections.abc import Callable
 from torch import Tensor
 
 from ..comm.context import Context
+from ..comm.objects import allgather
 from ..comm.timeline import Timeline
-from ..comm.waiting import complete
 from ..errors import InputError
 from ..task import Task
-from ..training.prepare import build_model, build_optimizer
+from ..training.building import unpacked
+from ..training.modes import put
+from ..training.reduction import MEAN, SUM
 from ..training.spec import Sharded, read_compress
 from .aggregate import Aggregator, Replica, Settings, make_aggregator
 from .aggregate.base import Outcome
 from .aggregate.synchronous import AllReduce
-from .batchnorm import SHARED, absent, normalising, share_batchnorm
+from .batchnorm import SHARED, OverRanks
 from .compression import make_compression
 from .deal import SharedBatch
 from .shard import FIRST, Shard
@@ -40,9 +42,11 @@ class ShardStep:
 
     def __init__(self, shard: Shard, replica: Replica, aggregator: Aggregator, normalises: str) -> None:
         self.replica, self.aggregator, self.done = replica, aggregator, 0
+        self._comm, self._reduction = aggregator.comm, shard.examined.reduction
+        self._is_synchronous = shard.spec.is_synchronous
         self._model, self._rows, self._loss = replica.model, shard.rows, shard.loss
         self._per_epoch = shard.per_epoch
-        self._shares = normalises == SHARED
+        self._over_ranks = OverRanks(aggregator.comm) if normalises == SHARED else None
 
     def take(self, part: SharedBatch, stop: bool = False) -> Outcome:
         """One step. Collective, where the aggregator meets at every step.
@@ -59,24 +63,42 @@ class ShardStep:
         InputError
             When a loss is not finite: in which epoch, and on which rank.
         """
-        loss: Callable[[], Tensor] | None = None
-        if len(part.rows):
-            loss = lambda: self._of_rows(part)  # noqa: E731 - every microsecond of a step counts
-        elif self._shares:
-            loss = self._of_none
         try:
-            return self.aggregator.step(loss, part.weight, stop)
+            if self._reduction.kind == MEAN:
+                return self.aggregator.step(self._loss_of(part), part.weight, stop)
+            return self._take_weighted(part, stop)
         except InputError as error:
             raise InputError(f"in epoch {self.done // self._per_epoch + 1}: {error}") from error
 
+    def _loss_of(self, part: SharedBatch) -> Callable[[], Tensor] | None:
+        if len(part.rows):
+            return lambda: self._of_rows(part)
+        return None if self._over_ranks is None else self._of_none
+
+    def _take_weighted(self, part: SharedBatch, stop: bool) -> Outcome:
+        """A step by a loss that divides by something else than the rows (see `reduction`)."""
+        mine = self._reduction.weight(self._rows.take(part.rows)[1]) if len(part.rows) else 0.0
+        if not self._is_synchronous:  # each rank's steps are its own
+            return self.aggregator.step(self._loss_of(part) if mine else None, part.weight, stop)
+        whole = 1.0 if self._reduction.kind == SUM else sum(allgather(self._comm, mine))
+        if mine == 0 < whole and len(part.rows):  # all its labels are ignored: the loss has no value, its rows count
+            return self.aggregator.step(lambda: self._outputs(part)[0].sum() * 0, 0.0, stop)
+        return self.aggregator.step(self._loss_of(part), mine / whole if whole else part.weight, stop)
+
     def _of_rows(self, part: SharedBatch) -> Tensor:
+        return self._loss(*self._outputs(part))
+
+    def _outputs(self, part: SharedBatch) -> tuple[Tensor, Tensor]:
         x, y = self._rows.take(part.rows)
-        return self._loss(self._model(x), y)
+        if self._over_ranks is None:
+            return self._model(x), y
+        return self._over_ranks.forward(lambda: self._model(x)), y
 
     def _of_none(self) -> Tensor:
         """The others' BatchNorm waits for this rank, though it has no rows."""
-        with absent(self._model):
-            return self._model(self._rows.take(FIRST)[0]).sum() * 0
+        assert self._over_ranks is not None
+        x = self._rows.take(FIRST)[0]
+        return self._over_ranks.forward(lambda: self._model(x), is_present=False).sum() * 0
 
 
 def build_step(context: Context, task: Task, shard: Shard, timeline: Timeline, buckets: int = 1) -> ShardStep:
@@ -85,17 +107,12 @@ def build_step(context: Context, task: Task, shard: Shard, timeline: Timeline, b
     `buckets` are the calls in which `allreduce` sends a gradient: fewer, where its parameters are fewer.
     """
     spec, comm = shard.spec, context.comm
-    model = build_model(task.model, spec.seed)
-    how = normalising(model, spec, context.size)
-    if how == SHARED:
-        model = share_batchnorm(model, comm)
-    replica = Replica(model, lambda parameters: build_optimizer(task.optimizer, list(parameters)))
-    weights = replica.weights.numpy()
-    complete(comm.Ibcast(weights, root=0), weights)  # an initialisation may not go by torch's seed
+    model = put(unpacked(shard.network), training=True)
+    replica = Replica(model, task, spec.epochs * shard.per_epoch, shard.examined.learned.unused)
     aggregator = make_aggregator(spec.aggregate, comm, replica, settings_of(spec, replica), timeline)
     if isinstance(aggregator, AllReduce):
         aggregator.use_buckets(buckets)
-    return ShardStep(shard, replica, aggregator, how)
+    return ShardStep(shard, replica, aggregator, shard.normalises)
 
 
 def settings_of(spec: Sharded, replica: Replica) -> Settings:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
+from torch import nn
+
 from ..comm.context import Context
+from ..comm.objects import allgather
 from ..comm.timeline import Share, Timeline
 from ..runs.events import Event, Note, Spent, Stale
 from .batchnorm import AS_IT_IS, SHARED
@@ -28,6 +32,17 @@ def breakdown(timeline: Timeline, hosts: Sequence[str]) -> tuple[dict[str, Any],
         {"rank": rank, "host": host, **dict(zip(SPENT, numbers, strict=True))}
         for rank, (host, numbers) in enumerate(zip(hosts, timeline.totals.tolist(), strict=True))
     )
+
+
+def tell_what_differs(context: Context, model: nn.Module) -> None:
+    """Compare what the ranks hold at the end, which is to be the same, bit for bit. Collective."""
+    mine = {name: zlib.crc32(p.detach().contiguous().numpy().data) for name, p in model.named_parameters()}
+    every = allgather(context.comm, mine)
+    other = [name for name in mine if len({of[name] for of in every}) > 1]
+    if other and context.is_root:
+        names = ", ".join(other[:3]) + (f" and {len(other) - 3} more" if len(other) > 3 else "")
+        text = f"ranks hold different values of {names} at the end (the model changes them itself): rank 0's are kept"
+        context.report(Note(rank=0, text=text))
 
 
 def tell_how_it_normalises(context: Context, how: str) -> None:

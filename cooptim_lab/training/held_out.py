@@ -11,7 +11,10 @@ from torch import Tensor, nn
 from ..comm.objects import allgather, gather
 from ..data.rows import Rows, keep
 from ..task import Task
-from .prepare import Score, check_fit, score
+from .examination.fit import see_outputs
+from .modes import evaluating
+from .reduction import MEAN, SUM, Reduction
+from .scoring import NOTHING, Meaning, Score, join_scores, score
 
 CHUNK = 4096
 """Rows that go through the network together."""
@@ -30,29 +33,36 @@ class HeldOut:
         Of the whole task.
     held
         Numbers of the held-out ones.
+
+    Attributes
+    ----------
+    meaning, reduction
+        How outputs are read, and what the loss divides by: to be set before anything is scored.
     """
 
     def __init__(self, task: Task, rows: Rows, held: Tensor, comm: Any) -> None:
         self.task, self.comm, self.count = task, comm, len(held)
+        self.meaning, self.reduction = Meaning(NOTHING), Reduction(MEAN)
         size, rank = comm.Get_size(), comm.Get_rank()
         start, end = self.count * rank // size, self.count * (rank + 1) // size
         self.rows = keep(rows, held[start:end])
         self._sample = rows.take(held[:4])
 
-    def check(self, model: nn.Module, mine: Rows) -> None:
-        """See that model, loss and labels fit each other (`prepare.check_fit`): those of `mine` and of the held-out."""
-        x, y = self._sample
-        labels = [distinct(rows) for rows in (mine, self.rows)] if mine.labels(NONE) is not None else [y.flatten()]
-        check_fit(self.task, model, x, y, torch.cat(labels))
+    def check(self, model: nn.Module) -> None:
+        """See that a network takes held-out rows (`examination.fit`)."""
+        see_outputs(model, self._sample[0])
+
+    def labels(self, mine: Rows) -> Tensor:
+        """The labels that there are, each once: of some rows that are trained on, and of these."""
+        if mine.labels(NONE) is None:
+            return self._sample[1].flatten().unique()
+        return torch.cat([distinct(rows) for rows in (mine, self.rows)]).unique()
 
     def score(self, network: nn.Module) -> Score | None:
-        """Loss and metric over all held-out rows, on rank 0. Collective. The mode of the network comes back."""
-        training = network.training
-        network.eval()
-        try:
-            parts = [self._chunk(network, start) for start in range(0, len(self.rows), CHUNK)]
-        finally:
-            network.train(training)
+        """Loss and metric over all held-out rows, on rank 0. Collective. The modes of the network come back."""
+        with evaluating(network):
+            chunks = torch.arange(len(self.rows)).tensor_split(-(-len(self.rows) // CHUNK)) if len(self.rows) else ()
+            parts = [self._chunk(network, rows) for rows in chunks]
         outputs_per_row = parts[0][0][0].numel() if parts else 0
         numbers = self.count * max(allgather(self.comm, outputs_per_row))
         if self.task.metric is not None or numbers <= MOST_NUMBERS:
@@ -61,18 +71,19 @@ class HeldOut:
             if every is None:
                 return None
             outputs, y = (torch.cat(of) for of in zip(*[pair for pair in every if pair is not None], strict=True))
-            return score(self.task, outputs, y)
-        scores = [(len(y), score(self.task, outputs, y)) for outputs, y in parts]
-        everyones = gather(self.comm, scores)
+            return score(self.task, self.meaning, outputs, y)
+        everyones = gather(self.comm, [self._scored(outputs, y) for outputs, y in parts])
         if everyones is None:
             return None
-        flat = [pair for scores in everyones for pair in scores]
-        loss = sum(n * one.loss for n, one in flat) / self.count
-        metric = sum(n * one.metric for n, one in flat) / self.count
-        return Score(loss, metric, flat[0][1].metric_name)
+        return join_scores([each for scores in everyones for each in scores], is_sum=self.reduction.kind == SUM)
 
-    def _chunk(self, network: nn.Module, start: int) -> tuple[Tensor, Tensor]:
-        x, y = self.rows.take(torch.arange(start, min(start + CHUNK, len(self.rows))))
+    def _scored(self, outputs: Tensor, y: Tensor) -> tuple[float, float, Score]:
+        """What the loss of a part counts, what its metric counts, and the score."""
+        counted = self.meaning.right(outputs, y)[1] if self.meaning.kind != NOTHING else len(y)
+        return self.reduction.weight(y), counted, score(self.task, self.meaning, outputs, y)
+
+    def _chunk(self, network: nn.Module, rows: Tensor) -> tuple[Tensor, Tensor]:
+        x, y = self.rows.take(rows)
         with torch.no_grad():
             return network(x), y
 

@@ -10,7 +10,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from ..comm.context import Report
 from ..errors import InputError
 from ..runs.events import Event, Points, Progress
 from .seeds import derive
+from .stepping import clip
 
 Batch = TypeVar("Batch", contravariant=True)
 Part = TypeVar("Part")
@@ -226,14 +227,21 @@ def plain_step(
     loss: Callable[[Tensor, Tensor], Tensor],
     x: Tensor,
     y: Tensor,
+    *,
+    clipped: float | None = None,
+    scheduler: Any = None,
 ) -> Step[Tensor]:
     """The step that everybody writes first: forward, backward, update, in one process."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
     def step(rows: Tensor) -> Tensor:
         optimizer.zero_grad()
         value = loss(model(x[rows]), y[rows])
         value.backward()
+        clip(parameters, clipped)
         optimizer.step()
+        if scheduler is not None:
+            scheduler.step()
         return value.detach().reshape(1)
 
     return step

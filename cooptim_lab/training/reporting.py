@@ -7,15 +7,17 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import cloudpickle
 import torch
 from torch import nn
 
 from ..comm.context import Context
+from ..runs.events import Note
 from ..runs.result import Result
 from ..task import Task
+from .building import count_parameters, packed
 from .loop import Recorder, Step
-from .prepare import Score, count_parameters
+from .modes import put
+from .scoring import Score
 from .spec import Spec
 
 WARM_UP_STEPS = 5
@@ -28,6 +30,12 @@ def warm_up(build: Callable[[], Step[Any]], epoch_batches: Callable[[int], Seque
         step = build()
         for batch in itertools.islice(itertools.cycle(epoch_batches(0)), WARM_UP_STEPS):
             step(batch)
+
+
+def tell_findings(context: Context, findings: Sequence[str]) -> None:
+    """What was seen of a task before the clock, once for all ranks."""
+    if context.is_root and findings:
+        context.report(*(Note(rank=0, text=text) for text in findings))
 
 
 def make_recorder(
@@ -79,6 +87,6 @@ def make_result(
         metric=score.metric,
         metric_name=score.metric_name,
         parameters=count_parameters(network),
-        network_bytes=cloudpickle.dumps((network.eval(), tuple(subnet.eval() for subnet in subnets))),
+        network_bytes=packed("the trained network", *(put(each, training=False) for each in (network, *subnets))),
         **more,
     )

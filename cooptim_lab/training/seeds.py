@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
 
 
@@ -11,3 +13,12 @@ def derive(*parts: int) -> int:
     By numpy's SeedSequence: near inputs give unrelated seeds, which a sum or a product of them would not.
     """
     return int(np.random.SeedSequence(list(parts)).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def seed_all(seed: int) -> None:
+    """Of torch's, numpy's and Python's generators: an initialisation may draw from any."""
+    import torch
+
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)

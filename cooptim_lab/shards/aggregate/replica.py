@@ -6,19 +6,21 @@ ranks agree on what concerns all of them: they travel with every exchange and co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ...errors import InputError
+from ...task import Task
+from ...training.building import build_optimizer, remade, trained
 from ...training.optimizers import is_elementwise, use_fused
+from ...training.stepping import clip_flat, make_scheduler
 
 CONTROL = 5
 """Numbers behind the gradient: the weighted loss; ranks that wish to stop; ranks whose loss is not finite, and the sum
 of their numbers; whether times are to be shared after this exchange."""
-
-MakeOptimizer = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
 
 
 class Replica:
@@ -28,16 +30,23 @@ class Replica:
     ----------
     model
         Its parameters' data and gradients are replaced by the views.
-    make_optimizer
-        Makes an optimizer over what it is given. One that treats every number by itself and all of them alike is given
-        the flat buffer as one parameter; any other the model's own parameters.
+    task
+        Its optimizer, scheduler and clip make a step. An optimizer that treats every number by itself and all of them
+        alike is given the flat buffer as one parameter; any other the model's own parameters.
+    steps
+        Of the whole training, for the scheduler.
+    unused
+        Names of parameters that may get no gradient in a step. One that got none on any rank is not touched, as in one
+        process: which those were travels behind the gradient.
 
     Attributes
     ----------
     count : int
         Numbers that are trained.
     weights, gradient : Tensor
-        (count + CONTROL,), of the parameters' dtype.
+        (count + behind,), of the parameters' dtype.
+    behind : int
+        Numbers behind the gradient: for each parameter whether it got one, where some may not; then CONTROL.
     control : numpy.ndarray
         A view of what is behind the gradient, (CONTROL,).
 
@@ -47,33 +56,47 @@ class Replica:
         When the parameters are not all float32 or all float64: MPI adds no others.
     """
 
-    def __init__(self, model: nn.Module, make_optimizer: MakeOptimizer) -> None:
-        self.model = model
-        self.parameters = [p for p in model.parameters() if p.requires_grad]
+    def __init__(self, model: nn.Module, task: Task, steps: int = 0, unused: Collection[str] = ()) -> None:
+        self.model, self._clip = model, task.clip
+        named = trained(model)
+        names, self.parameters = [name for name, _ in named], [p for _, p in named]
         types = {p.dtype for p in self.parameters}
         if len(types) > 1 or not types <= {torch.float32, torch.float64}:
-            names = ", ".join(sorted(str(t).removeprefix("torch.") for t in types))
+            kinds = ", ".join(sorted(str(t).removeprefix("torch.") for t in types))
             raise InputError(
-                f"the model's parameters are {names}: shards are aggregated in float32 or float64, all the same"
+                f"the model's parameters are {kinds}: shards are aggregated in float32 or float64, all the same"
             )
         self.count = sum(p.numel() for p in self.parameters)
-        self.weights = torch.zeros(self.count + CONTROL, dtype=self.parameters[0].dtype)
+        self.behind = CONTROL + (len(self.parameters) if unused else 0)
+        self.weights = torch.zeros(self.count + self.behind, dtype=self.parameters[0].dtype)
         self.gradient = torch.zeros_like(self.weights)
         self.control = self.gradient[-CONTROL:].numpy()
+        self._touched = self.gradient[self.count : -CONTROL]
         self._weight = torch.ones((), dtype=self.weights.dtype)
         self._weight_now = 1.0
-        optimizer = make_optimizer(self.parameters)
+        optimizer = build_optimizer(task, self.parameters, names)
         for p, value, grad in zip(self.parameters, self.views(self.weights), self.views(self.gradient), strict=True):
             value.copy_(p.detach())
             p.data, p.grad = value, grad
         groups = [group["params"] for group in optimizer.param_groups]
         is_whole = len(groups) == 1 and list(map(id, groups[0])) == list(map(id, self.parameters))
-        if is_elementwise(optimizer) and is_whole:
+        if is_elementwise(optimizer) and is_whole and not unused:
             flat = self.weights[: self.count].detach().requires_grad_()
             flat.grad = self.gradient[: self.count]
-            optimizer = make_optimizer([flat])
+            optimizer = remade(optimizer, [[flat]])
             use_fused(optimizer)
         self.optimizer = optimizer
+        self.scheduler = make_scheduler(task, optimizer, steps)
+        self._hooks = [
+            p.register_post_accumulate_grad_hook(self._touch(place))
+            for place, p in enumerate(self.parameters if unused else ())
+        ]
+
+    def _touch(self, place: int) -> Callable[[Tensor], None]:
+        def touched(parameter: Tensor) -> None:
+            self._touched[place] = 1
+
+        return touched
 
     def views(self, flat: Tensor) -> list[Tensor]:
         """Views of a flat buffer in the parameters' shapes, in their order."""
@@ -97,4 +120,33 @@ class Replica:
 
     def step(self) -> None:
         """Let the optimizer make the gradient a step."""
+        if self._clip is not None:
+            clip_flat(self.gradient[: self.count], self._clip)
+        if len(self._touched):
+            for p, view, times in zip(self.parameters, self.views(self.gradient), self._touched.tolist(), strict=True):
+                p.grad = view if times else None
         self.optimizer.step()
+        if self.scheduler is not None:
+            self.scheduler.step()
+        if len(self._touched):
+            for p, view in zip(self.parameters, self.views(self.gradient), strict=True):
+                p.grad = view
+
+    def state(self) -> dict[str, Any]:
+        """What optimizer and scheduler remember."""
+        made = {} if self.scheduler is None else {"scheduler": self.scheduler.state_dict()}
+        return {"optimizer": self.optimizer.state_dict(), **made}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` said."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(state["scheduler"])
+
+    def release(self) -> nn.Module:
+        """The model by itself: its parameters hold their own memory, and no gradient. The end of this replica."""
+        for hook in self._hooks:
+            hook.remove()
+        for p in self.parameters:
+            p.data, p.grad = p.detach().clone(), None
+        return self.model

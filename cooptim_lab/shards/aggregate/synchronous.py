@@ -48,7 +48,7 @@ class Synchronous(Aggregator):
 
     def _add_control(self) -> None:
         """The sum of what is behind the gradient, where that travels by itself."""
-        self.sum_up(self.replica.control)
+        self.sum_up(self.replica.gradient[self.replica.count :].numpy())
 
 
 class AllReduce(Synchronous):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,6 +10,8 @@ from torch import Tensor, nn
 
 from ...data.values import first_line
 from ...errors import InputError
+from ..building import copied
+from ..modes import put
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,10 @@ def check_smallest(
     rows = min(smallest.rows, len(x))
     try:
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
-            loss(copy.deepcopy(network).train()(x[:rows].clone()), y[:rows])
+            outputs = put(copied("the model", network), training=True)(x[:rows].clone())
+            if outputs.dim() == 0 or len(outputs) != rows:
+                raise ValueError(f"its outputs then have the shape {tuple(outputs.shape)}; say which axis to squeeze")
+            loss(outputs, y[:rows])
     except Exception as error:
         only = f"{rows} row{'s' * (rows > 1)}"
         raise InputError(

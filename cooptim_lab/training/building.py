@@ -1,0 +1,177 @@
+"""A task's network and its optimizer, made on a rank; and copies of a network, made in one way for the whole engine."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+from collections.abc import Sequence
+from typing import Any
+
+import cloudpickle
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from ..data.values import first_line
+from ..errors import InputError
+from ..task import Task
+from .modes import put
+from .seeds import seed_all
+
+Named = tuple[str, Tensor]
+"""A parameter and its name."""
+
+
+def build_model(model: Any, seed: int) -> nn.Module:
+    """A fresh copy of a module, or what a callable makes under `seed`, which all generators then have (`seed_all`).
+
+    Raises
+    ------
+    InputError
+        When a callable does not return a module, or the module has nothing to train.
+    """
+    if isinstance(model, nn.Module):
+        built = copied("the model", model)
+    else:
+        seed_all(seed)
+        built = model()
+        if not isinstance(built, nn.Module):
+            raise InputError(f"model() returned a {type(built).__name__}: it must return an nn.Module")
+    if any(nn.parameter.is_lazy(p) for p in built.parameters()):
+        raise InputError("the model has a lazy layer that has no size yet: run a batch through it, or write the size")
+    if not any(p.requires_grad for p in built.parameters()):
+        raise InputError("the model has no parameter to train")
+    if any(p.is_floating_point() and p.isnan().any() for p in built.parameters()):
+        raise InputError("the model has weights that are NaN before it was trained: give it finite ones")
+    return put(built, training=True)
+
+
+def packed(what: str, network: nn.Module, *others: nn.Module) -> bytes:
+    """A network, and others that share with it, as bytes: closures over it and hooks come along, by value.
+
+    torch's own deepcopy leaves functions as they are, so a copy whose forward calls `lambda x: self.net(x)` would
+    compute with the network that it is a copy of.
+
+    Raises
+    ------
+    InputError
+        When it has something that cannot be carried along, named as `what`.
+    """
+    kept = [each for one in (network, *others) for each in _keep_values(one)]
+    try:
+        return cloudpickle.dumps((network, others))
+    except Exception as error:
+        if any(parametrize.is_parametrized(module) for module in network.modules()):
+            raise InputError(
+                f"{what} is parametrized (torch.nn.utils.parametrizations), which cannot be handed over: make it plain "
+                "by parametrize.remove_parametrizations, or use a layer that normalises in its forward"
+            ) from error
+        why = first_line(error).partition(". ")[0]
+        raise InputError(
+            f"{what} cannot be copied ({why}): leave out what is no data (a lock, a file, a generator), and end a "
+            "pruning by prune.remove"
+        ) from error
+    finally:
+        for owner, name, value in kept:
+            setattr(owner, name, value)
+
+
+def _keep_values(network: nn.Module) -> list[tuple[Any, str, Tensor]]:
+    """Take results of a computation that modules have kept as attributes for what they are: values; to be put back."""
+    kept = []
+    for module in network.modules():
+        for name, value in list(vars(module).items()):
+            if isinstance(value, Tensor) and value.requires_grad and not value.is_leaf:
+                kept.append((module, name, value))
+                setattr(module, name, value.detach())
+    return kept
+
+
+def unpacked(data: bytes) -> nn.Module:
+    """The network that `packed` made bytes of."""
+    return pickle.loads(data)[0]
+
+
+def copied(what: str, network: nn.Module) -> nn.Module:
+    """A network of its own.
+
+    Raises
+    ------
+    InputError
+        When it has something that cannot be carried along, named as `what`.
+    """
+    return unpacked(packed(what, network))
+
+
+def build_optimizer(task: Task, parameters: Sequence[Tensor], names: Sequence[str] = ()) -> torch.optim.Optimizer:
+    """The task's optimizer over parameters: by a callable, a class, or a ready-made one whose settings are taken.
+
+    Parameters
+    ----------
+    names
+        Of the parameters, for a task that asks for them (`named`).
+
+    Raises
+    ------
+    InputError
+        When a ready-made optimizer treats groups of parameters differently: its groups cannot be carried over. When it
+        cannot be made, is none, wants to compute the loss itself, or trains something else than it was given.
+    """
+    given = list(parameters)
+    try:
+        built = _make(task, given, names)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"optimizer cannot be made of the model's parameters: {first_line(error)}") from error
+    if not isinstance(built, torch.optim.Optimizer):
+        raise InputError(f"optimizer(parameters) returned a {type(built).__name__}: it must return a torch Optimizer")
+    closure = inspect.signature(type(built).step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        kind = type(built).__name__
+        raise InputError(f"optimizer is {kind}, whose step wants a closure: give one that takes gradients, say Adam")
+    own = {id(tensor) for tensor in given}
+    held = {id(tensor) for group in built.param_groups for tensor in group["params"]}
+    if held - own:
+        raise InputError(
+            f"optimizer holds {len(held & own)} of the {len(own)} parameters that it is given and {len(held - own)} "
+            "others, but what is trained is a copy of the model: use what is given, optimizer = lambda parameters: "
+            "...; to go by names, write named = lambda pairs: ... in its place"
+        )
+    return built
+
+
+def _make(task: Task, parameters: list[Tensor], names: Sequence[str]) -> Any:
+    if task.named is not None:
+        return task.named(list(zip(names, parameters, strict=True)))
+    if task.optimizer is None:
+        return torch.optim.Adam(parameters)
+    if not isinstance(task.optimizer, torch.optim.Optimizer):
+        return task.optimizer(parameters)
+    if len(task.optimizer.param_groups) > 1:
+        raise InputError(
+            "optimizer has several parameter groups: give a function instead, optimizer = lambda parameters: ..."
+        )
+    return remade(task.optimizer, [parameters])
+
+
+def remade(optimizer: torch.optim.Optimizer, groups: Sequence[Sequence[Tensor]]) -> torch.optim.Optimizer:
+    """One of the same class and settings over other tensors, group by group; it remembers nothing."""
+    kind = type(optimizer)
+    accepted = inspect.signature(kind).parameters
+    kept = [{k: v for k, v in g.items() if k not in ("params", "param_names")} for g in optimizer.param_groups]
+    settings = {name: value for name, value in {**optimizer.defaults, **kept[0]}.items() if name in accepted}
+    built = kind([{"params": list(tensors)} for tensors in groups], **settings)
+    for group, known in zip(built.param_groups, kept, strict=True):
+        group.update(known)  # AdamW has some that its constructor does not take
+    return built
+
+
+def trained(network: nn.Module) -> list[Named]:
+    """The parameters that are to be trained, with their names."""
+    return [(name, p) for name, p in network.named_parameters() if p.requires_grad]
+
+
+def count_parameters(network: nn.Module) -> int:
+    """How many numbers the network is made of, the frozen ones too."""
+    return sum(p.numel() for p in network.parameters())
