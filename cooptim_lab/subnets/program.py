@@ -15,8 +15,8 @@ from ..comm.objects import agree, allgather, barrier, bcast, gather
 from ..errors import InputError
 from ..runs.events import Note
 from ..runs.result import Result
-from ..shards.deal import shard
 from ..task import Task
+from ..training.cutting import shard
 from ..training.loop import Clock, Recorder, batches, fit
 from ..training.prepare import Prepared, prepare
 from ..training.reporting import make_recorder, make_result, record_score, warm_up
