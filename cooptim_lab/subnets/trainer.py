@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from ..training.loop import Step
 from ..training.optimizers import is_elementwise
 from ..training.prepare import Prepared
-from .engines.device import CPU, CapturedStep, can_capture
+from .engines.captured import CapturedStep, can_capture
+from .engines.device import CPU
 from .engines.stacked import stack
 from .engines.stacks import Stack
 from .engines.stepping import stacked_step
