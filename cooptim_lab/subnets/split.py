@@ -21,7 +21,8 @@ from ..errors import InputError
 from ..task import Task
 from ..training.prepare import build_model, copied
 from ..training.seeds import derive
-from .units import OFFER, Part, Units, find_units
+from .finding import find_units
+from .units import OFFER, Part, Units
 
 
 @dataclass(frozen=True)
