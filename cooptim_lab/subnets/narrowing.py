@@ -33,6 +33,15 @@ def narrowed(model: nn.Module, tensors: Mapping[str, Tensor], widths: Mapping[st
     return narrow
 
 
+def initialise(model: nn.Module) -> nn.Module:
+    """Every layer as it initialises itself."""
+    for module in model.modules():
+        reset = getattr(module, "reset_parameters", getattr(module, "_reset_parameters", None))
+        if callable(reset):
+            reset()
+    return model
+
+
 def _resize(module: nn.Module, width: int | None) -> None:
     """Let a module's settings say what its tensors are."""
     match module:

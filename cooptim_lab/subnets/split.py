@@ -22,6 +22,7 @@ from ..task import Task
 from ..training.prepare import build_model, copied
 from ..training.seeds import derive
 from .finding import find_units
+from .narrowing import initialise
 from .units import OFFER, Part, Units
 
 
@@ -73,7 +74,7 @@ class Division:
                 raise InputError(f"subnet({i}) returned a {type(built).__name__}: it must return an nn.Module")
             return copied(f"subnet({i})", built).train()  # it may return one and the same each time
         subnet = self.units.narrow(self.parts[i])
-        return (_initialise(subnet) if self.is_fresh else subnet).train()
+        return (initialise(subnet) if self.is_fresh else subnet).train()
 
 
 def divide(task: Task, sample: Tensor, subnets: int, *, split: str, seed: int) -> Division:
@@ -100,29 +101,6 @@ def divide(task: Task, sample: Tensor, subnets: int, *, split: str, seed: int) -
     division = Division(task, model, subnets, seed, split == "replicas", units).deal_again(0)
     _see_it_run(division, sample)
     return division
-
-
-def shrink(task: Task, sample: Tensor, parameters: int, seed: int) -> nn.Module:
-    """The task's network with every hidden layer narrowed alike, to about so many parameters, freshly initialised.
-
-    Raises
-    ------
-    InputError
-        When the network cannot be cut.
-    """
-    units = find_units(build_model(task.model, seed), sample)
-    narrow = units.narrow(units.share(parameters))
-    torch.manual_seed(seed)
-    return _initialise(narrow).train()
-
-
-def _initialise(model: nn.Module) -> nn.Module:
-    """Every layer as it initialises itself."""
-    for module in model.modules():
-        reset = getattr(module, "reset_parameters", getattr(module, "_reset_parameters", None))
-        if callable(reset):
-            reset()
-    return model
 
 
 def _see_it_run(division: Division, sample: Tensor) -> None:

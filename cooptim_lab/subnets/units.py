@@ -20,8 +20,6 @@ from .narrowing import narrowed
 from .states import state_of
 
 OFFER = "define subnet(i) in the task"
-BISECTIONS = 14
-"""Of the share of units that a network of a given size has."""
 NORMS_OVER_UNITS = (nn.LayerNorm, nn.RMSNorm)
 """They normalise over all units of a layer together, so a part alone computes something else."""
 
@@ -113,18 +111,6 @@ class Units:
             for part, units in zip(dealt, order.split([size + (i < more) for i in range(parts)]), strict=True):
                 part.append(units.sort().values)
         return dealt
-
-    def share(self, parameters: int) -> list[Tensor]:
-        """As many units of each layer, in the same proportion, as make a network of about so many parameters."""
-        low, high = 0.0, 1.0
-        for _ in range(BISECTIONS):
-            middle = (low + high) / 2
-            count = sum(p.numel() for p in self.narrow(self._first(middle)).parameters())
-            low, high = (middle, high) if count <= parameters else (low, middle)
-        return self._first(1.0 if low > 1 - 2.0 ** (1 - BISECTIONS) else low)
-
-    def _first(self, share: float) -> list[Tensor]:
-        return [torch.arange(max(1, round(share * layer.size))) for layer in self.layers]
 
     @torch.no_grad()
     def narrow(self, part: Part) -> nn.Module:
