@@ -26,7 +26,8 @@ from .engines.device import CPU, choose_device
 from .fuse import FUSIONS, check_alike, check_can_merge, diversity
 from .split import Division, divide
 from .states import State, fill, pack, state_of, unpack
-from .trainer import Trainer, choose_engine
+from .trainer import Trainer
+from .trial import choose_engine
 
 BLOCK = 24
 """Steps that one stack makes before the next has its turn."""
