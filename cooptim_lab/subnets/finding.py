@@ -1,11 +1,11 @@
-"""Finding the hidden units of a network: how its layers hang together, and which axes of which tensors are theirs.
+"""Finding the hidden units of a network: which of its layers hang together, and so are cut as one.
 
 How layers hang together is found by Torch-Pruning's dependency graph (Fang et al., "DepGraph: towards any structural
 pruning", CVPR 2023), which follows autograd's own graph, so it reads any module that runs. torch.fx was weighed: it
 stops at control flow and leaves the rules for every operation to us. Only that graph is used: the library removes units
 from a network in place, one layer at a time, where we cut N parts at once and put them back.
 
-What is done with the units is not known here.
+Which tensors a layer has along its units is a matter of `rules`; what is done with the units is not known here.
 """
 
 from __future__ import annotations
@@ -20,13 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from .units import NORMS_OVER_UNITS, OFFER, Axis, Layer, Units
-
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-_INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
-_WITHOUT_RULE = (nn.RNNBase, nn.RNNCellBase, nn.Bilinear, nn.EmbeddingBag, nn.modules.conv._ConvTransposeNd)
-_ROOTS = (nn.Linear, *_CONVOLUTIONS, nn.Embedding, nn.MultiheadAttention)
+from .rules import ROOTS, TAKERS, WITHOUT_RULE, along, width_of
+from .units import OFFER, Axis, Layer, Units
 
 
 def find_units(model: nn.Module, sample: Tensor) -> Units:
@@ -41,7 +36,7 @@ def find_units(model: nn.Module, sample: Tensor) -> Units:
 
     _refuse_tied(model)
     for name, module in model.named_modules():
-        if isinstance(module, _WITHOUT_RULE):
+        if isinstance(module, WITHOUT_RULE):
             raise InputError(f"layer {name} is a {type(module).__name__}, which cannot be split: {OFFER}")
     traced = copy.deepcopy(model)
     for parameter in traced.parameters():
@@ -58,11 +53,11 @@ def find_units(model: nn.Module, sample: Tensor) -> Units:
             )
             groups = [
                 list(zip(group, (item.root_idxs for item in group), strict=True))
-                for group in (graph.get_all_groups(root_module_types=_ROOTS))
+                for group in graph.get_all_groups(root_module_types=ROOTS)
             ]
     except Exception as error:
         raise InputError(
-            f"how the model's layers hang together cannot be found ({_first_line(error)}): {OFFER}"
+            f"how the model's layers hang together cannot be found ({first_line(error)}): {OFFER}"
         ) from error
 
     units = Units(model)
@@ -116,73 +111,21 @@ class _Cutter:
             block, what, owner = found, name, module
         return block, what, owner
 
-    def _mark_module(self, module: nn.Module, is_out: bool, indices: Tensor, number: int, unit: Tensor) -> None:
+    def _mark_module(self, module: nn.Module, is_out: bool, indices: Tensor, number: int, units: Tensor) -> None:
         name = self.names[id(module)]
         prefix = f"{name}." if name else ""
+        if not is_out and isinstance(module, TAKERS):
+            self.units.takers.add(f"{prefix}weight")
+        for tensor, axis, length, repeat in along(module, name, is_out=is_out):
+            every = torch.cat([indices + i * (length // repeat) for i in range(repeat)])
+            self._mark(prefix + tensor, axis, length, every, number, units.repeat(repeat))
+        width = width_of(module, name)
+        if width is not None:
+            self.units.widths.setdefault(name, Axis.of_none(width)).mark(indices, number, units)
 
-        def mark(tensor: str, axis: int, length: int, repeat: int = 1) -> None:
-            if getattr(module, tensor.split(".")[0], None) is not None:
-                every = torch.cat([indices + i * (length // repeat) for i in range(repeat)])
-                self._mark(prefix + tensor, axis, length, every, number, unit.repeat(repeat))
-
-        match module:
-            case nn.Linear():
-                if not is_out:
-                    self.units.takers.add(f"{prefix}weight")
-                mark("weight", 0 if is_out else 1, module.out_features if is_out else module.in_features)
-                if is_out:
-                    mark("bias", 0, module.out_features)
-            case nn.Conv1d() | nn.Conv2d() | nn.Conv3d():
-                if not is_out:
-                    self.units.takers.add(f"{prefix}weight")
-                is_depthwise = module.groups == module.out_channels == module.in_channels
-                if module.groups > 1 and not is_depthwise:
-                    raise InputError(f"layer {name} is a convolution of {module.groups} groups: {OFFER}")
-                mark(
-                    "weight", 0 if is_out or is_depthwise else 1, module.out_channels if is_out else module.in_channels
-                )
-                if is_out:
-                    mark("bias", 0, module.out_channels)
-            case nn.Embedding():
-                mark("weight", 1, module.embedding_dim)
-            case nn.MultiheadAttention():
-                if not module._qkv_same_embed_dim or module.bias_k is not None:
-                    raise InputError(f"layer {name} attends to keys of another width, or adds some: {OFFER}")
-                wide = module.embed_dim
-                mark("in_proj_weight", 0, 3 * wide, 3)
-                mark("in_proj_weight", 1, wide)
-                mark("in_proj_bias", 0, 3 * wide, 3)
-                for axis in (0, 1):
-                    mark("out_proj.weight", axis, wide)
-                if module.out_proj.bias is not None:
-                    mark("out_proj.bias", 0, wide)
-                self._mark_norm(name, wide, indices, number, unit)
-            case _ if isinstance(module, (*_BATCH_NORMS, *_INSTANCE_NORMS, *NORMS_OVER_UNITS, nn.GroupNorm, nn.PReLU)):
-                width = _width(module, name)
-                for tensor in ("weight", "bias", "running_mean", "running_var"):
-                    mark(tensor, 0, width)
-                self._mark_norm(name, width, indices, number, unit)
-            case _:
-                raise InputError(f"layer {name} is a {type(module).__name__}, which cannot be split: {OFFER}")
-
-    def _mark(self, tensor: str, axis: int, length: int, indices: Tensor, number: int, unit: Tensor) -> None:
+    def _mark(self, tensor: str, axis: int, length: int, indices: Tensor, number: int, units: Tensor) -> None:
         axes = self.units.axes.setdefault(tensor, {})
-        of = axes.setdefault(axis, Axis(torch.full((length,), -1), torch.full((length,), -1)))
-        of.layer[indices], of.unit[indices] = number, unit
-
-    def _mark_norm(self, name: str, width: int, indices: Tensor, number: int, unit: Tensor) -> None:
-        of = self.units.widths.setdefault(name, Axis(torch.full((width,), -1), torch.full((width,), -1)))
-        of.layer[indices], of.unit[indices] = number, unit
-
-
-def _width(module: nn.Module, name: str) -> int:
-    if isinstance(module, NORMS_OVER_UNITS):
-        if len(module.normalized_shape) != 1:
-            raise InputError(f"layer {name} normalises over several axes, which cannot be split: {OFFER}")
-        return module.normalized_shape[0]
-    if isinstance(module, nn.GroupNorm):
-        return module.num_channels
-    return module.num_parameters if isinstance(module, nn.PReLU) else module.num_features  # type: ignore[return-value]
+        axes.setdefault(axis, Axis.of_none(length)).mark(indices, number, units)
 
 
 def _refuse_tied(model: nn.Module) -> None:
@@ -193,5 +136,5 @@ def _refuse_tied(model: nn.Module) -> None:
             raise InputError(f"parameters {other} and {name} are the same, which cannot be split: {OFFER}")
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]

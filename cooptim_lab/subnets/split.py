@@ -5,7 +5,8 @@
   while training goes on. This is independent subnet training: Yuan et al., "Distributed learning of deep neural
   networks using independent subnet training", VLDB 2022.
 
-What a network can be cut along is found in `units`; a task may define its own `subnet(i)` instead.
+What a network can be cut along is found in `finding`; a task may define its own `subnet(i)` instead. How subnets
+train, and what becomes of them, is not known here.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from ..errors import InputError
 from ..task import Task
 from ..training.prepare import build_model, copied
 from ..training.seeds import derive
-from .finding import find_units
+from .finding import find_units, first_line
 from .narrowing import initialise
 from .units import OFFER, Part, Units
 
@@ -33,7 +34,7 @@ class Division:
     Attributes
     ----------
     model
-        The network; never changed.
+        The network; what its parts have learned is put back into it before they are dealt anew.
     units, parts
         What it is cut along, and which units each subnet has; None and none where the task defines `subnet(i)`.
     """
@@ -111,7 +112,7 @@ def _see_it_run(division: Division, sample: Tensor) -> None:
             try:
                 outputs = division.make([i])[0](sample)
             except Exception as error:  # it is the user's own code
-                why = (str(error).splitlines() or [type(error).__name__])[0]
+                why = first_line(error)
                 raise InputError(f"a narrower copy of the model does not run ({why}): {OFFER}") from error
             if outputs.shape != shape:
                 raise InputError(

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..training.cutting import shard
 from .narrowing import narrowed
-from .states import state_of
+from .states import State, mean_of, state_of
 
 OFFER = "define subnet(i) in the task"
 NORMS_OVER_UNITS = (nn.LayerNorm, nn.RMSNorm)
@@ -52,6 +53,14 @@ class Axis:
 
     layer: Tensor
     unit: Tensor
+
+    @classmethod
+    def of_none(cls, length: int) -> Axis:
+        return cls(torch.full((length,), -1), torch.full((length,), -1))
+
+    def mark(self, indices: Tensor, layer: int, units: Tensor) -> None:
+        """Let these indices belong to units of a layer, one each."""
+        self.layer[indices], self.unit[indices] = layer, units
 
     def kept(self, part: Part) -> Tensor:
         """The indices that a part has, ascending."""
@@ -107,9 +116,9 @@ class Units:
                     f"subnets = {parts}: layer {layer.name} has {layer.size} {layer.what}; give at most {layer.size}"
                 )
             order = torch.arange(layer.size) if generator is None else torch.randperm(layer.size, generator=generator)
-            size, more = divmod(layer.size, parts)
-            for part, units in zip(dealt, order.split([size + (i < more) for i in range(parts)]), strict=True):
-                part.append(units.sort().values)
+            for i, part in enumerate(dealt):
+                own = shard(layer.size, parts, i)
+                part.append(order[own.start : own.stop].sort().values)
         return dealt
 
     @torch.no_grad()
@@ -119,7 +128,7 @@ class Units:
         widths = {name: len(axis.kept(part)) for name, axis in self.widths.items()}
         return narrowed(self.model, self.cut(own, part), widths)
 
-    def cut(self, state: Mapping[str, Tensor], part: Part) -> dict[str, Tensor]:
+    def cut(self, state: State, part: Part) -> dict[str, Tensor]:
         """Of tensors shaped as the network's (its own, or an optimizer's), what a part has: copies."""
         cut = {}
         for name, value in state.items():
@@ -127,9 +136,7 @@ class Units:
             cut[name] = (value[self._index(value, axes, part)] if axes else value).clone()
         return cut
 
-    def join(
-        self, whole: Mapping[str, Tensor], states: Sequence[Mapping[str, Tensor]], parts: Sequence[Part]
-    ) -> dict[str, Tensor]:
+    def join(self, whole: State, states: Sequence[State], parts: Sequence[Part]) -> dict[str, Tensor]:
         """Put the parts' tensors into those of the whole.
 
         What belongs to one part is that part's; what no part has (a weight between units of different parts) stays as
@@ -139,8 +146,7 @@ class Units:
         for name, value in joined.items():
             axes = self.axes.get(name, {})
             if not axes:
-                mean = torch.stack([state[name].double() for state in states]).mean(0)
-                value.copy_(mean if value.is_floating_point() else mean.round())
+                value.copy_(mean_of(states, name))
                 continue
             total, count = torch.zeros_like(value), torch.zeros_like(value)
             for state, part in zip(states, parts, strict=True):
