@@ -1,6 +1,7 @@
 """One smaller network of a given number of parameters: what N sub-networks of that size are compared with.
 
-Which of a layer's units it keeps does not matter, as all of it is initialised afresh.
+Which of a layer's units it keeps does not matter, as all of it is initialised afresh. How it is trained is not known
+here.
 """
 
 from __future__ import annotations

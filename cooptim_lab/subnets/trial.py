@@ -1,4 +1,7 @@
-"""Which engine is the faster one for some subnets on this machine, by a short trial. It trains copies only."""
+"""Which engine is the faster one for some subnets on this machine, by a short trial.
+
+It trains copies only. That an engine may also be asked for, and that ranks are to agree, is not known here.
+"""
 
 from __future__ import annotations
 
