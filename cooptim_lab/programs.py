@@ -17,7 +17,7 @@ from .comm.context import Context
 from .runs.result import Result
 from .shards.program import train_sharded
 from .subnets.program import train_subnets
-from .subnets.split import shrink
+from .subnets.shrinking import shrink
 from .task import Task
 from .training.building import trained
 from .training.loop import Clock, Step, batches, fit, plain_step

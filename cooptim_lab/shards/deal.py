@@ -15,27 +15,13 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..training.cutting import shard
 from ..training.seeds import derive
 
 DEALS = ("order", "shuffle", "stratify")
 """The ways of dealing rows to shards, see `deal`."""
 DEALING = 0x6465616C
 """Of the seed of a deal: no other place that draws has this number ("deal" in ASCII)."""
-
-
-def shard(rows: int, shards: int, which: int) -> range:
-    """The rows of shard `which`: consecutive, and the sizes differ by one at most.
-
-    Raises
-    ------
-    InputError
-        When there are more shards than rows.
-    """
-    if shards > rows:
-        raise InputError(f"workers = {shards}: there are only {rows} rows to train on; give at most {rows}")
-    size, more = divmod(rows, shards)
-    start = which * size + min(which, more)
-    return range(start, start + size + (which < more))
 
 
 @dataclass(frozen=True)

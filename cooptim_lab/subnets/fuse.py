@@ -5,6 +5,8 @@
 - `soup`: the mean of the *weights*: right for networks that share a training, a lesson for those that do not.
 - `merge`: back into the original network, each part in its own place. Of replicas that is block-diagonal, and equals
   their mean; of the network's own neurons it is the network itself, trained in parts.
+
+How they were trained, and on which ranks, is not known here.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from .split import Division
-from .states import state_of
+from .states import mean_of, state_of
 
 
 class MeanFusion(nn.Module):
@@ -98,8 +100,7 @@ def fuse_soup(subnets: Sequence[nn.Module], division: Division, which: Sequence[
     soup = copy.deepcopy(subnets[0])
     with torch.no_grad():
         for name, value in state_of(soup).items():
-            mean = torch.stack([state[name].double() for state in states]).mean(0)
-            value.copy_(mean if value.is_floating_point() else mean.round())
+            value.copy_(mean_of(states, name))
     return soup
 
 

@@ -5,7 +5,8 @@
   while training goes on. This is independent subnet training: Yuan et al., "Distributed learning of deep neural
   networks using independent subnet training", VLDB 2022.
 
-What a network can be cut along is found in `units`; a task may define its own `subnet(i)` instead.
+What a network can be cut along is found in `finding`; a task may define its own `subnet(i)` instead. How subnets
+train, and what becomes of them, is not known here.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from ..errors import InputError
 from ..task import Task
 from ..training.prepare import build_model, copied
 from ..training.seeds import derive
-from .units import OFFER, Part, Units, find_units
+from .finding import find_units, first_line
+from .narrowing import initialise
+from .units import OFFER, Part, Units
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Division:
     Attributes
     ----------
     model
-        The network; never changed.
+        The network; what its parts have learned is put back into it before they are dealt anew.
     units, parts
         What it is cut along, and which units each subnet has; None and none where the task defines `subnet(i)`.
     """
@@ -72,7 +75,7 @@ class Division:
                 raise InputError(f"subnet({i}) returned a {type(built).__name__}: it must return an nn.Module")
             return copied(f"subnet({i})", built).train()  # it may return one and the same each time
         subnet = self.units.narrow(self.parts[i])
-        return (_initialise(subnet) if self.is_fresh else subnet).train()
+        return (initialise(subnet) if self.is_fresh else subnet).train()
 
 
 def divide(task: Task, sample: Tensor, subnets: int, *, split: str, seed: int) -> Division:
@@ -101,29 +104,6 @@ def divide(task: Task, sample: Tensor, subnets: int, *, split: str, seed: int) -
     return division
 
 
-def shrink(task: Task, sample: Tensor, parameters: int, seed: int) -> nn.Module:
-    """The task's network with every hidden layer narrowed alike, to about so many parameters, freshly initialised.
-
-    Raises
-    ------
-    InputError
-        When the network cannot be cut.
-    """
-    units = find_units(build_model(task.model, seed), sample)
-    narrow = units.narrow(units.share(parameters))
-    torch.manual_seed(seed)
-    return _initialise(narrow).train()
-
-
-def _initialise(model: nn.Module) -> nn.Module:
-    """Every layer as it initialises itself."""
-    for module in model.modules():
-        reset = getattr(module, "reset_parameters", getattr(module, "_reset_parameters", None))
-        if callable(reset):
-            reset()
-    return model
-
-
 def _see_it_run(division: Division, sample: Tensor) -> None:
     """A network may have its own widths written into it, which no copy can follow."""
     with torch.random.fork_rng(), torch.no_grad():
@@ -132,7 +112,7 @@ def _see_it_run(division: Division, sample: Tensor) -> None:
             try:
                 outputs = division.make([i])[0](sample)
             except Exception as error:  # it is the user's own code
-                why = (str(error).splitlines() or [type(error).__name__])[0]
+                why = first_line(error)
                 raise InputError(f"a narrower copy of the model does not run ({why}): {OFFER}") from error
             if outputs.shape != shape:
                 raise InputError(

@@ -1,8 +1,11 @@
-"""What a network has learned, its parameters and buffers: by name, put into a network, as flat arrays to be sent."""
+"""What a network has learned, its parameters and buffers: by name, put into a network, as flat arrays to be sent.
+
+What a tensor is to the network, and whom it is sent to, is not known here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -21,6 +24,12 @@ def fill(model: nn.Module, state: State) -> None:
     """Give a network the values of `state`, which names all that it has."""
     for name, value in state_of(model).items():
         value.copy_(state[name])
+
+
+def mean_of(states: Sequence[State], name: str) -> Tensor:
+    """Of one tensor, in double precision; rounded where it holds whole numbers (BatchNorm's count of batches)."""
+    mean = torch.stack([state[name].double() for state in states]).mean(0)
+    return mean if states[0][name].is_floating_point() else mean.round()
 
 
 def pack(states: Iterable[State]) -> dict[torch.dtype, np.ndarray]:

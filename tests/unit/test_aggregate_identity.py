@@ -15,7 +15,7 @@ from torch.nn import functional
 from cooptim_lab.comm.timeline import Timeline
 from cooptim_lab.shards.aggregate import AGGREGATORS, Replica, Settings, make_aggregator
 from cooptim_lab.shards.aggregate.replica import CONTROL
-from cooptim_lab.shards.deal import shard
+from cooptim_lab.training.cutting import shard
 from tests.support import SoloComm, refused
 
 pytestmark = pytest.mark.usefixtures("one_thread")

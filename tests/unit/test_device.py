@@ -9,7 +9,8 @@ from torch import nn
 from cooptim_lab import Task
 from cooptim_lab.comm.context import Context
 from cooptim_lab.programs import train_subnets
-from cooptim_lab.subnets.engines.device import CapturedStep, choose_device
+from cooptim_lab.subnets.engines.captured import CapturedStep
+from cooptim_lab.subnets.engines.device import choose_device
 from cooptim_lab.subnets.states import state_of
 from cooptim_lab.training.spec import Subnets
 from tests.support import SoloComm, refused

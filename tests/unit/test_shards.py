@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from cooptim_lab.shards.deal import DEALS, deal, shard, shard_batches
+from cooptim_lab.shards.deal import DEALS, deal, shard_batches
+from cooptim_lab.training.cutting import shard
 from tests.support import refused
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -18,6 +18,7 @@ from cooptim_lab.subnets.fuse import FUSIONS, VoteFusion, diversity
 from cooptim_lab.subnets.program import _Work
 from cooptim_lab.subnets.split import divide
 from cooptim_lab.subnets.states import state_of
+from cooptim_lab.subnets.telling import of_merging
 from cooptim_lab.subnets.trainer import Trainer
 from cooptim_lab.training.prepare import prepare
 from cooptim_lab.training.spec import Baseline, Subnets
@@ -232,15 +233,11 @@ class TestFusions:
         assert text.startswith(f"the model {said}: merged, the parts do not compute their mean (held-out accuracy 0.")
 
     def test_merging_that_does_worse_than_the_mean_is_told_of(self):
-        events: list = []
-        work = _Work(context(events), prepare(task()), task(), Subnets(split="neurons", fuse="merge"))
-        work.division = divide(task(), X[:2], 2, split="neurons", seed=0)
-        right = functional.one_hot(work.prepared.held_y, 3).double()
-        work.say_what_merging_did(right, right)
-        assert notes(events) == []
-        work.say_what_merging_did(-right, right)
-        (text,) = notes(events)
-        assert text.startswith("merged, the parts do worse than their mean (held-out accuracy 0; their mean: 1)")
+        prepared, division = prepare(task()), divide(task(), X[:2], 2, split="neurons", seed=0)
+        right = functional.one_hot(prepared.held_y, 3).double()
+        assert of_merging(prepared, division, right, right) is None
+        note = of_merging(prepared, division, -right, right)
+        assert note.text.startswith("merged, the parts do worse than their mean (held-out accuracy 0; their mean: 1)")
 
     def test_a_vote_is_the_majoritys_and_a_tie_is_broken_by_the_probabilities(self):
         class Fixed(nn.Module):

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from cooptim_lab import Task
+from cooptim_lab.subnets.finding import find_units
 from cooptim_lab.subnets.fuse import FUSIONS, MeanFusion
 from cooptim_lab.subnets.split import divide
 from cooptim_lab.subnets.states import state_of
-from cooptim_lab.subnets.units import find_units
 from tests.networks import MIXING, NETWORKS, make
 from tests.support import refused
 

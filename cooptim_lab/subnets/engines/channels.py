@@ -3,6 +3,8 @@
 The user's own forward runs once, on activations (batch, N·channels, ...): what treats channels alike (activations,
 pooling, flattening, sums) does for N networks what it does for one. What does not (a mean over channels, say) would mix
 the networks, so whoever makes such a stack compares its outputs with the networks' own.
+
+How they are trained, and where they come from, is not known here.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ computed where the optimizer reads it, with nothing to clear before and to add a
 
 Activations are (N, features, batch), as the weights are torch's own (N, out, in): a layer that is narrow (the classes)
 then makes products that are wide, and those take torch a third of the time on a CPU.
+
+The loss, and the optimizer that reads the gradients, are not known here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Losses of N subnets at once: each one's own, and the gradient of their sum at the outputs."""
+"""Losses of N subnets at once: each one's own, and the gradient of their sum at the outputs.
+
+What made the outputs is not known here.
+"""
 
 from __future__ import annotations
 

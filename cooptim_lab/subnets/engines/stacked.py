@@ -7,6 +7,8 @@ Four engines, from the fastest to the most general:
 - `channels`: networks of convolutions, side by side in the channels of one (channels.py);
 - `vmap`: any other module, by `torch.func`, its buffers (BatchNorm's statistics) stacked too (stacks.py);
 - `separate`: one module after the other (stacks.py).
+
+Which of them are to be trained together is decided here; how a step is made is not known.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""What a stack of subnets is, and the two kinds that take any module: by `torch.func`, and one by itself."""
+"""What a stack of subnets is, and the two kinds that take any module: by `torch.func`, and one by itself.
+
+The loss and the optimizer are not known here, nor which subnets belong together.
+"""
 
 from __future__ import annotations
 

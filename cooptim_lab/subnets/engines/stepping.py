@@ -1,4 +1,7 @@
-"""One training step of stacked subnets: losses of each, one backward pass, one optimizer over flat parameters."""
+"""One training step of stacked subnets: losses of each, one backward pass, one optimizer over flat parameters.
+
+Which kinds of stacks there are is not known here, nor how many steps an epoch has.
+"""
 
 from __future__ import annotations
 

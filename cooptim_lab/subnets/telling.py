@@ -1,0 +1,65 @@
+"""What a reader of the result should know: what is said of how subnets trained, which were lost, what merging did.
+
+When it is said, and to whom, is not known here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..runs.events import Note
+from ..training.prepare import Prepared
+from ..training.spec import Subnets
+from .engines.device import CPU
+from .split import Division
+
+WORSE = 1.1
+"""Merged parts whose loss is more than so many times that of their mean are told of."""
+
+
+def of_one_lost(rank: int, said: str) -> Note:
+    """Of a subnet whose loss is no longer finite."""
+    return Note(rank=rank, text=f"{said}; it is left out, the others go on")
+
+
+def of_the_engine(engine: str, why: str) -> Note:
+    """Of one that was chosen."""
+    return Note(rank=0, text=f"engine {engine}: {why}", is_doubt=False)
+
+
+def of_the_training(
+    spec: Subnets, division: Division, device: torch.device, engines: Sequence[Sequence[str]]
+) -> list[Note]:
+    """`engines` of every stack of every rank."""
+    texts = []
+    if device != CPU:
+        texts.append(f"trained on {torch.cuda.get_device_name(device)}; the network as it is trains on the CPU")
+    if spec.engine == "stacked" and any(of_rank.count("separate") > 1 for of_rank in engines):
+        texts.append("some subnets cannot be stacked and were trained one after the other")
+    if spec.fuse == "soup":
+        texts.append("soup averages the weights of networks that were trained apart: expect a poor score")
+    units = division.units
+    if units is not None and (uneven := [x for x in units.layers if x.size % spec.subnets]):
+        sizes = ", ".join(f"layer {layer.name} ({layer.size} {layer.what})" for layer in uneven)
+        texts.append(f"{spec.subnets} does not divide {sizes}: the first sub-networks are a little wider")
+    if spec.resplit >= spec.epochs > 0 < spec.resplit:
+        texts.append(f"resplit = {spec.resplit} of {spec.epochs} epochs: the neurons were not dealt anew")
+    return [Note(rank=0, text=text) for text in texts]
+
+
+def of_merging(prepared: Prepared, division: Division, merged: Tensor, mean: Tensor) -> Note | None:
+    """By their outputs on the held-out rows: of replicas merging is to be exact, of neurons it is to be as good."""
+    ours, theirs = prepared.score(merged), prepared.score(mean)
+    found = f"held-out {ours.metric_name} {ours.metric:.3g}; their mean: {theirs.metric:.3g}"
+    rounding = torch.finfo(mean.dtype).eps ** 0.5 * mean.abs().max()
+    if division.is_fresh and (merged - mean).abs().max() > rounding:
+        mixes = division.units is not None and division.units.mixes_units
+        how = "normalises over all its units" if mixes else "is not linear where its parts meet"
+        return Note(rank=0, text=f"the model {how}: merged, the parts do not compute their mean ({found})")
+    if not division.is_fresh and ours.loss > theirs.loss * WORSE:
+        text = f"merged, the parts do worse than their mean ({found}): deal more often (resplit), or fuse mean"
+        return Note(rank=0, text=text)
+    return None
