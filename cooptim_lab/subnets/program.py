@@ -20,9 +20,10 @@ from ..errors import InputError
 from ..runs.result import Result
 from ..task import Task
 from ..training.cutting import shard
+from ..training.examination.learning import refuse_what_lies_flat
 from ..training.loop import Clock, Recorder, fit
 from ..training.prepare import Prepared, prepare
-from ..training.reporting import make_recorder, make_result, record_score, warm_up
+from ..training.reporting import make_recorder, make_result, record_score, tell_findings, warm_up
 from ..training.seeds import derive
 from ..training.spec import Subnets
 from . import telling
@@ -41,7 +42,11 @@ BLOCK = 24
 
 def train_subnets(context: Context, task: Task, spec: Subnets) -> Result | None:
     """N subnets dealt over the ranks; each rank trains its own as one batched program; rank 0 fuses them."""
-    work = _Work(context, prepare(task), task, spec)
+    prepared = prepare(task, spec.batch, spec.parts)
+    if task.subnet is None:
+        refuse_what_lies_flat(prepared.examined.learned, "subnets")
+    tell_findings(context, prepared.findings)
+    work = _Work(context, prepared, task, spec)
     work.begin()
     clock = Clock()
     rows = rows_each(len(work.prepared.x), spec)
@@ -234,7 +239,8 @@ class _Work:
         """What is wrong with those of this rank's subnets that the user made."""
         for i in self.mine:
             try:
-                self.prepared.check(self._networks[i])
+                examined = self.prepared.check(self._networks[i], f"subnet({i})", self.spec.batch, self.spec.parts)
+                refuse_what_lies_flat(examined.learned, "subnets")
             except InputError as error:
                 return InputError(f"subnet({i}): {error}")
         return None

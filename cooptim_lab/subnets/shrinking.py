@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..task import Task
-from ..training.prepare import build_model, count_parameters
+from ..training.building import build_model, count_parameters
 from .finding import find_units
 from .narrowing import initialise
 from .units import Units

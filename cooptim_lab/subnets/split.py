@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..task import Task
-from ..training.prepare import build_model, copied
+from ..training.building import build_model, copied
 from ..training.seeds import derive
 from .finding import find_units, first_line
 from .narrowing import initialise

@@ -139,6 +139,11 @@ class Subnets(Spec):
     engine: str = option("auto", "how they train at once; auto measures", choices=("auto", "stacked", "separate"))
     device: str = option("auto", "where; auto: a GPU where there is one", choices=("auto", "cpu", "cuda"))
 
+    @property
+    def parts(self) -> int:
+        """Among how many networks the rows are divided, each being trained on its own part."""
+        return self.subnets if self.data == "shard" else 1
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.resplit and self.split != "neurons":

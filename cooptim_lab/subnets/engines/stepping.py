@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...training.loop import Step
 from ...training.optimizers import use_fused
-from ...training.prepare import IGNORED_LABEL
+from ...training.scoring import IGNORED_LABEL
 from .losses import Loss, losses_and_gradient, plain_loss
 from .stacks import Stack
 
