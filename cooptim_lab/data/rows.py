@@ -106,9 +106,11 @@ class ArrayRows:
 class DatasetRows:
     """Rows of a torch Dataset, one item each; row 0 says of which kind they all are."""
 
-    def __init__(self, dataset: Any, form: Form) -> None:
-        self._dataset, self._form = dataset, form
-        self._first_x, self._first_y = self._read([0])
+    def __init__(self, dataset: Any, model: nn.Module) -> None:
+        check_data((range(len(dataset)), range(len(dataset))))  # that there are two at least
+        first = read_pairs(dataset, [0])
+        self._dataset, self._form = dataset, find_form(model, stack("X", first[0]))
+        self._first_x, self._first_y = self._formed(*first)
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -140,7 +142,9 @@ class DatasetRows:
         return known if known is not None and len(known) == len(self) and known[0] == int(self._first_y) else None
 
     def _read(self, rows: list[int]) -> tuple[Tensor, Tensor]:
-        given_x, given_y = read_pairs(self._dataset, rows)
+        return self._formed(*read_pairs(self._dataset, rows))
+
+    def _formed(self, given_x: list[Any], given_y: list[Any]) -> tuple[Tensor, Tensor]:
         x, y = stack("X", given_x), stack("y", given_y)
         x, y = x.to(self._form.of_x(x.is_floating_point())), y.to(self._form.of_y(y.is_floating_point()))
         check_finite(x)
@@ -158,8 +162,7 @@ def open_rows(task: Task, model: nn.Module) -> Rows:
     data = open_data(task.data)
     if isinstance(data, (tuple, list)):
         return ArrayRows(data[0], data[1], find_form(model, as_tensor("X", data[0][:2])))
-    check_data((range(len(data)), range(len(data))))  # that there are two at least
-    return DatasetRows(data, find_form(model, stack("X", read_pairs(data, [0])[0])))
+    return DatasetRows(data, model)
 
 
 class SomeRows:

@@ -74,7 +74,7 @@ class TestNeurons:
     @pytest.mark.parametrize("engine", ["stacked", "separate"])
     def test_dealing_anew_changes_nothing_by_itself(self, engine):
         model = network()
-        still = task(model=model, optimizer=lambda p: torch.optim.SGD(p, lr=0.0, momentum=0.9))
+        still = task(model=model, optimizer=lambda p: torch.optim.SGD(p, lr=1e-30, momentum=0.9))
         spec = Subnets(subnets=3, split="neurons", resplit=1, fuse="merge", epochs=4, engine=engine)
         assert same(run(spec, still)[0].network, model)
 
