@@ -15,7 +15,7 @@ from torch import Tensor
 from ..comm.context import Context
 from ..comm.objects import agreed, allgather, bcast
 from ..data.holding import hold_out
-from ..data.rows import Rows, keep, open_rows
+from ..data.rows import Rows, keep, open_rows, what_draws
 from ..errors import InputError
 from ..task import Task
 from ..training.building import build_model, packed, unpacked
@@ -83,9 +83,10 @@ def open_shard(context: Context, task: Task, spec: Sharded) -> Shard:
     # What outputs mean, and the loss divides by, is the same for all: what rank 0 has found.
     first, unused = bcast(comm, examined), {name for of in allgather(comm, examined.learned.unused) for name in of}
     learned = replace(first.learned, unused=tuple(sorted(unused)))
+    lines = (*shard.examined.findings, *first.findings)
     normalises = bcast(comm, normalising(_is_normalised(shard), spec, context.size))
     shard.held.meaning, shard.held.reduction = first.meaning, first.reduction
-    return replace(shard, examined=replace(first, learned=learned), normalises=normalises)
+    return replace(shard, examined=replace(first, learned=learned, findings=lines), normalises=normalises)
 
 
 def _build(task: Task, spec: Sharded) -> bytes:
@@ -97,13 +98,14 @@ def _read(context: Context, task: Task, spec: Sharded, network: bytes) -> tuple[
     model = unpacked(network)
     seed_all(task.seed)
     every = open_rows(task, model)
+    said = what_draws(every) if context.is_root else []
     trained, held = hold_out(len(every), task.held_out, task.seed)
     labels = every.labels() if spec.deals_by_class else None
     dealt = deal(trained, context.size, context.rank, spec.shards, spec.seed, labels, spec.skew)
     rows = keep(every, dealt.rows)
     held_out = HeldOut(task, every, held, context.comm)
     loss = loss_of(task, rows.take(FIRST)[1])
-    fits = Examined.nothing()
+    fits = Examined.nothing(said)
     return Shard(context.rank, spec, network, rows, dealt, held_out, loss, fits, AS_IT_IS), held_out.labels(rows)
 
 

@@ -46,8 +46,10 @@ class Learned:
     is_still: bool = False
 
 
-def see_learning(task: Task, network: nn.Module, loss: Loss, x: Tensor, y: Tensor) -> Learned:
-    """Make a step with these rows; the network is changed by it.
+def see_learning(
+    task: Task, network: nn.Module, loss: Loss, x: Tensor, y: Tensor, shapes: Mapping[str, object]
+) -> Learned:
+    """Make a step with these rows; the network is changed by it. `shapes` of its buffers before it was asked anything.
 
     Raises
     ------
@@ -62,7 +64,6 @@ def see_learning(task: Task, network: nn.Module, loss: Loss, x: Tensor, y: Tenso
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     before = {name: p.detach().clone() for name, p in named}
     places = {name: p.data_ptr() for name, p in named}
-    shapes = _shapes(network)
     value = loss(network(x.clone()), y)
     if value.requires_grad:
         value.backward()
@@ -82,13 +83,13 @@ def see_learning(task: Task, network: nn.Module, loss: Loss, x: Tensor, y: Tenso
         unused,
         sparse,
         replaced,
-        tuple(name for name, shape in _shapes(network).items() if shapes.get(name) != shape),
+        tuple(name for name, shape in shapes_of(network).items() if shapes.get(name) != shape),
         tuple(name for name, p in named if id(p) not in held),
         all(torch.equal(p.detach(), before[name]) for name, p in named if p.shape == before[name].shape),
     )
 
 
-def _shapes(network: nn.Module) -> Mapping[str, object]:
+def shapes_of(network: nn.Module) -> Mapping[str, object]:
     """Of all buffers, those that are None too."""
     return {
         f"{prefix}.{name}".lstrip("."): None if buffer is None else (tuple(buffer.shape), buffer.dtype)
