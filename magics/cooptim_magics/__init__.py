@@ -66,7 +66,7 @@ def _match(context: Any) -> dict[str, Any]:
     """
     from IPython.core.completer import SimpleCompletion
 
-    from .options import complete
+    from .grammar import complete
 
     before = context.text_until_cursor
     magics = ("%cooptim ",) if context.cursor_line else ("%cooptim ", "%%cooptim ")

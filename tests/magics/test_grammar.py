@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from cooptim_magics.options import COMMANDS, complete, find_command, parse
+from cooptim_magics.grammar import COMMANDS, complete, find_command, parse
 from IPython.core.completer import provisionalcompleter
 from IPython.core.error import UsageError
 

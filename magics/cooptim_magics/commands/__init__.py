@@ -22,12 +22,12 @@ from cooptim_lab.studies import study as studies
 from cooptim_lab.task import NAMES, Task, misspelt
 from cooptim_lab.training.spec import make_spec
 
-from . import options
-from .body import run_body
-from .picture import Picture
-from .plots import mime_bundle
-from .tables import Table, duration, percent, picture_table, spent_table
-from .view import RunView, watch, watch_in_background, write_output
+from .. import grammar
+from ..body import run_body
+from ..picture import Picture
+from ..plots import mime_bundle
+from ..tables import Table, duration, percent, picture_table, spent_table
+from ..view import RunView, watch, watch_in_background, write_output
 
 
 @dataclass
@@ -70,7 +70,7 @@ def dispatch(session: Session, line: str, cell: str | None) -> None:
     RankFailure
         When a rank raised or died: shown as that rank's traceback and one line.
     """
-    words = options.split_line(line)
+    words = grammar.split_line(line)
     if not words:
         if cell is not None:
             raise UsageError(f"%%cooptim needs a subcommand: choose one of {', '.join(_with_body())}")
@@ -79,8 +79,8 @@ def dispatch(session: Session, line: str, cell: str | None) -> None:
     if words[0] in ("-h", "--help"):
         print(overview())
         return
-    command = options.find_command(words[0])
-    arguments = options.parse(command, words[1:])
+    command = grammar.find_command(words[0])
+    arguments = grammar.parse(command, words[1:])
     if arguments is None:
         return
     if cell is not None and not command.body:
@@ -102,7 +102,7 @@ def dispatch(session: Session, line: str, cell: str | None) -> None:
 
 def overview() -> str:
     """One screen: this machine in a line, the commands, what to try next."""
-    typed = [(f"{'%%' if c.needs_body else '%'}cooptim {c.name}", c.help) for c in options.COMMANDS.values()]
+    typed = [(f"{'%%' if c.needs_body else '%'}cooptim {c.name}", c.help) for c in grammar.COMMANDS.values()]
     width = max(len(command) for command, _ in typed)
     lines = [f"  {command.ljust(width)}  {help}" for command, help in typed]
     return "\n".join(
@@ -162,7 +162,7 @@ def describe_task(task: Task) -> str:
 
 def train(session: Session, arguments: argparse.Namespace, cell: str | None) -> None:
     """`subnets` and `sharded`: one run of the body's task, or of the current one."""
-    command = options.COMMANDS[arguments.command]
+    command = grammar.COMMANDS[arguments.command]
     assert command.spec is not None
     task = session.current_task if cell is None else task_from_body(session, cell)
     given = given_options(session, command, arguments)
@@ -189,9 +189,9 @@ def resume_run(session: Session, arguments: argparse.Namespace, cell: str | None
     show_training(session, ways.resume(arguments.id), arguments)
 
 
-def given_options(session: Session, command: options.Command, arguments: argparse.Namespace) -> dict[str, Any]:
+def given_options(session: Session, command: grammar.Command, arguments: argparse.Namespace) -> dict[str, Any]:
     """The options of the command's spec; what names a class of the notebook's is that class."""
-    given = options.spec_options(command, arguments)
+    given = grammar.spec_options(command, arguments)
     for option in command.options:
         value = given.get(option.name)
         if option.takes_class and value not in option.choices:
@@ -233,7 +233,7 @@ def run_on_ranks(session: Session, arguments: argparse.Namespace, cell: str | No
 
 def study(session: Session, arguments: argparse.Namespace, cell: str | None) -> None:
     """`compare`, `speedup` and `costs`: the live figure, then the table with its doubts."""
-    command = options.COMMANDS[arguments.command]
+    command = grammar.COMMANDS[arguments.command]
     given = given_options(session, command, arguments)
     start: Callable[..., Run[Any]] = studies.compare
     if command.name == "speedup":
@@ -253,7 +253,7 @@ def show_rows(run: Run[Any]) -> None:
 
 def open_lab(session: Session, arguments: argparse.Namespace, cell: str | None) -> None:
     """The panel."""
-    from .panel import LabPanel
+    from ..panel import LabPanel
 
     LabPanel(session).open()
 
@@ -355,7 +355,7 @@ def stop_pool() -> None:
 
 
 def _with_body() -> list[str]:
-    return [command.name for command in options.COMMANDS.values() if command.body]
+    return [command.name for command in grammar.COMMANDS.values() if command.body]
 
 
 HANDLERS: dict[str, Callable[[Session, argparse.Namespace, str | None], None]] = {
