@@ -23,7 +23,6 @@ from cooptim_lab.training.spec import Baseline, Sharded, Subnets, make_spec
 
 from .chart import LiveChart
 from .plots import mime_bundle
-from .tables import picture_table
 from .view import Follower
 
 if TYPE_CHECKING:
@@ -147,7 +146,7 @@ class LabPanel:
         picture = follower.picture
         update_display(mime_bundle(picture), display_id=self._figure_id, raw=True)
         if picture.table:
-            update_display(picture_table(picture), display_id=self._table_id)
+            update_display(picture.full_table, display_id=self._table_id)
         doubts = picture.notes + [
             f"{row.title}: {warning}" for row in picture.rows.values() for warning in row.warnings
         ]

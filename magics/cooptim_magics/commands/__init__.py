@@ -26,8 +26,9 @@ from .. import grammar
 from ..body import run_body
 from ..picture import Picture
 from ..plots import mime_bundle
-from ..tables import Table, duration, percent, picture_table, spent_table
+from ..tables import Table, spent_table
 from ..view import RunView, watch, watch_in_background, write_output
+from ..words import duration, percent
 
 
 @dataclass
@@ -248,7 +249,7 @@ def study(session: Session, arguments: argparse.Namespace, cell: str | None) -> 
 def show_rows(run: Run[Any]) -> None:
     """The table in which a study ends."""
     picture = Picture.of(run.title, run.log.since(0))
-    display(picture_table(picture))
+    display(picture.full_table)
 
 
 def open_lab(session: Session, arguments: argparse.Namespace, cell: str | None) -> None:
@@ -282,7 +283,7 @@ def show_run(session: Session, arguments: argparse.Namespace, cell: str | None) 
     picture.state = record.state
     display(mime_bundle(picture), raw=True)
     if picture.rows or picture.costs:
-        display(picture_table(picture))
+        display(picture.full_table)
     else:
         print_notes(picture)
         if picture.has_breakdown:
