@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import uuid
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ipywidgets as widgets
 from IPython.display import display, update_display
@@ -23,10 +23,8 @@ from cooptim_lab.training.spec import Baseline, Sharded, Subnets, make_spec
 
 from .chart import LiveChart
 from .plots import mime_bundle
+from .session import Session
 from .view import Follower
-
-if TYPE_CHECKING:
-    from .commands import Session
 
 WAYS = {
     "as it is": Baseline,

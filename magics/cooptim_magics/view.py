@@ -21,6 +21,7 @@ from cooptim_lab.runs.run import Run
 from .chart import LiveChart
 from .picture import Picture
 from .plots import mime_bundle
+from .tables import Table
 
 REFRESH_SECONDS = 0.2  # as often as ranks tell of their steps
 
@@ -108,6 +109,17 @@ def write_output(event: Output) -> None:
     stream = sys.stdout if event.stream == "stdout" else sys.stderr
     for line in event.text.splitlines():
         print(f"[{event.rank}] {line}", file=stream)
+
+
+def show_result(picture: Picture) -> None:
+    """What a run ends in: the measured rows with their doubts; of a training, its doubts and where its time went."""
+    if picture.rows or picture.costs:
+        display(picture.full_table)
+        return
+    for line in [*(f"⚠ {note}" for note in picture.notes), *picture.remarks]:
+        print(line)
+    if picture.has_breakdown:
+        display(Table(picture.table, [picture.verdict]))
 
 
 def watch(view: RunView) -> None:

@@ -6,7 +6,7 @@ import os
 import sys
 
 import pytest
-from cooptim_magics import session
+from cooptim_magics.session import session
 
 from cooptim_lab.ranks import pool as pools
 from tests.support import ROOT, rank_processes, run_python, wait_until

@@ -4,61 +4,31 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 from IPython.core.error import UsageError
-from IPython.core.interactiveshell import InteractiveShell
 from IPython.display import display
 
 from cooptim_lab import hardware, ways
-from cooptim_lab.data.datasets import digits
 from cooptim_lab.errors import InputError, LabError, RankFailure
 from cooptim_lab.ranks.pool import RankPool, close_shared_pool, share_pool, shared_pool
 from cooptim_lab.runs import store
 from cooptim_lab.runs.run import Run
 from cooptim_lab.studies import costs as costing
 from cooptim_lab.studies import study as studies
-from cooptim_lab.task import NAMES, Task, misspelt
+from cooptim_lab.task import NAMES, Task
 from cooptim_lab.training.spec import make_spec
 
 from .. import grammar
-from ..body import run_body
+from ..body import task_from_body
+from ..panel import LabPanel
 from ..picture import Picture
 from ..plots import mime_bundle
-from ..tables import Table, spent_table
-from ..view import RunView, watch, watch_in_background, write_output
+from ..running import follow, given_options
+from ..session import Session
+from ..tables import Table
+from ..view import show_result, write_output
 from ..words import duration, percent
-
-
-@dataclass
-class Session:
-    """What one notebook has: its shell, the current task, its runs by id, the newest last."""
-
-    shell: InteractiveShell
-    task: Task | None = None
-    runs: dict[str, Run[Any]] = field(default_factory=dict)
-
-    @property
-    def current_task(self) -> Task:
-        """The task defined last, or the built-in one."""
-        return self.task or digits()
-
-    def run(self, id: str) -> Run[Any] | None:
-        """A run of this kernel."""
-        return self.runs.get(id)
-
-    def follow(self, run: Run[Any], arguments: argparse.Namespace, *, has_chart: bool = True) -> bool:
-        """Bind, show and, unless it goes on in the background, await a run. Returns whether it has ended here."""
-        self.runs[run.id] = run
-        if arguments.out:
-            self.shell.user_ns[arguments.out] = run
-        view = RunView(run, has_chart=has_chart)
-        if arguments.bg:
-            watch_in_background(view)
-            return False
-        watch(view)
-        return True
 
 
 def dispatch(session: Session, line: str, cell: str | None) -> None:
@@ -131,19 +101,8 @@ def show_hardware(session: Session, arguments: argparse.Namespace, cell: str | N
 def define_task(session: Session, arguments: argparse.Namespace, cell: str | None) -> None:
     """Make the body's names the current task; without a body, say what the current task is."""
     if cell is not None:
-        session.task = task_from_body(session, cell)
+        session.task = task_from_body(session.shell, cell)
     print(describe_task(session.current_task))
-
-
-def task_from_body(session: Session, cell: str) -> Task:
-    """The task that a body defines."""
-    if not cell.strip():
-        return Task.from_names({})  # says what is missing
-    names = run_body(session.shell, cell, "no task was defined")
-    task = Task.from_names(names)
-    for line in misspelt(names):
-        print(f"⚠ {line}")
-    return task
 
 
 def describe_task(task: Task) -> str:
@@ -165,52 +124,27 @@ def train(session: Session, arguments: argparse.Namespace, cell: str | None) -> 
     """`subnets` and `sharded`: one run of the body's task, or of the current one."""
     command = grammar.COMMANDS[arguments.command]
     assert command.spec is not None
-    task = session.current_task if cell is None else task_from_body(session, cell)
+    task = session.current_task if cell is None else task_from_body(session.shell, cell)
     given = given_options(session, command, arguments)
     if getattr(arguments, "seeds", None):
         study_run = studies.compare_seeds(task, seeds=arguments.seeds, **given)
-        if session.follow(study_run, arguments):
-            show_rows(study_run)
+        if follow(session, study_run, arguments):
+            show_result(Picture.of(study_run.title, study_run.log.since(0)))
         return
     show_training(session, ways.launch(task, make_spec(command.spec, given)), arguments)
 
 
 def show_training(session: Session, run: Run[Any], arguments: argparse.Namespace) -> None:
     """Follow one training; then what came of it, in a line or two, and where the time went."""
-    if session.follow(run, arguments):
+    if follow(session, run, arguments):
         picture = Picture.of(run.title, run.log.since(0))
         print(f"run {run.id}: {picture.sentence}")
-        print_notes(picture)
-        if picture.has_breakdown:
-            display(Table(spent_table(picture.spent), [picture.verdict]))
+        show_result(picture)
 
 
 def resume_run(session: Session, arguments: argparse.Namespace, cell: str | None) -> None:
     """Go on with a run on record."""
     show_training(session, ways.resume(arguments.id), arguments)
-
-
-def given_options(session: Session, command: grammar.Command, arguments: argparse.Namespace) -> dict[str, Any]:
-    """The options of the command's spec; what names a class of the notebook's is that class."""
-    given = grammar.spec_options(command, arguments)
-    for option in command.options:
-        value = given.get(option.name)
-        if option.takes_class and value not in option.choices:
-            found = session.shell.user_ns.get(value)
-            if not isinstance(found, type) or not hasattr(found, option.takes_class):
-                kinds = ", ".join(option.choices)
-                raise InputError(
-                    f"{option.flags[-1]} = {value!r}: choose one of {kinds}, or name a class of this notebook that "
-                    f"has a method {option.takes_class}"
-                )
-            given[option.name] = found
-    return given
-
-
-def print_notes(picture: Picture) -> None:
-    """Doubts, then how it was done."""
-    for line in [*(f"⚠ {note}" for note in picture.notes), *picture.remarks]:
-        print(line)
 
 
 def run_on_ranks(session: Session, arguments: argparse.Namespace, cell: str | None) -> None:
@@ -226,7 +160,7 @@ def run_on_ranks(session: Session, arguments: argparse.Namespace, cell: str | No
         only=arguments.only or (),
         timeout=arguments.timeout,
     )
-    if session.follow(run, arguments, has_chart=False):
+    if follow(session, run, arguments, has_chart=False):
         for rank, value in enumerate(run.result or []):
             if value is not None:
                 print(f"[{rank}] {value!r}")
@@ -242,20 +176,12 @@ def study(session: Session, arguments: argparse.Namespace, cell: str | None) -> 
     elif command.name == "costs":
         start = costing.measure_costs
     run = start(session.current_task, **given)
-    if session.follow(run, arguments):
-        show_rows(run)
-
-
-def show_rows(run: Run[Any]) -> None:
-    """The table in which a study ends."""
-    picture = Picture.of(run.title, run.log.since(0))
-    display(picture.full_table)
+    if follow(session, run, arguments):
+        show_result(Picture.of(run.title, run.log.since(0)))
 
 
 def open_lab(session: Session, arguments: argparse.Namespace, cell: str | None) -> None:
     """The panel."""
-    from ..panel import LabPanel
-
     LabPanel(session).open()
 
 
@@ -282,12 +208,7 @@ def show_run(session: Session, arguments: argparse.Namespace, cell: str | None) 
     picture = Picture.of(record.title, record.events)
     picture.state = record.state
     display(mime_bundle(picture), raw=True)
-    if picture.rows or picture.costs:
-        display(picture.full_table)
-    else:
-        print_notes(picture)
-        if picture.has_breakdown:
-            display(Table(spent_table(picture.spent), [picture.verdict]))
+    show_result(picture)
     for event in picture.output:
         write_output(event)
 
@@ -296,7 +217,7 @@ def stop_run(session: Session, arguments: argparse.Namespace, cell: str | None) 
     """Ask a run to end, and wait a moment to say how it ended."""
     running = [run for run in session.runs.values() if not run.ended]
     if arguments.id:
-        run = session.run(arguments.id)
+        run = session.runs.get(arguments.id)
         if run is None:
             raise InputError(f"this notebook has no run {arguments.id}: %cooptim runs lists those on record")
         if run.ended:
