@@ -26,7 +26,7 @@ def register(shell: InteractiveShell) -> None:
         %%cooptim task               the body defines model and data: your own task
         %cooptim subnets --help      what a command can be told
         """
-        from .commands import dispatch
+        from .dispatch import dispatch
         from .session import session
 
         dispatch(session(shell), line, cell)
@@ -58,7 +58,7 @@ def _match(context: Any) -> dict[str, Any]:
     """
     from IPython.core.completer import SimpleCompletion
 
-    from .grammar import complete
+    from .dispatch import complete
 
     before = context.text_until_cursor
     magics = ("%cooptim ",) if context.cursor_line else ("%cooptim ", "%%cooptim ")

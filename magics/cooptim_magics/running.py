@@ -11,12 +11,19 @@ from typing import Any
 from cooptim_lab.errors import InputError
 from cooptim_lab.runs.run import Run
 
-from .grammar import Command, spec_options
+from .grammar import Option, spec_options
+from .picture import Picture
 from .session import Session
 from .view import RunView, watch, watch_in_background
 
+RUNNING = (
+    Option(("-o", "--out"), "bind the Run to this notebook variable", shown_as="NAME", is_variable=True),
+    Option(("--bg",), "do not wait: the cell ends at once, the view goes on", kind=bool, default=False),
+)
+"""Of every command that starts a run."""
 
-def given_options(session: Session, command: Command, arguments: argparse.Namespace) -> dict[str, Any]:
+
+def given_options(session: Session, arguments: argparse.Namespace) -> dict[str, Any]:
     """The options of the command's spec; what names a class of the notebook's is that class.
 
     Raises
@@ -24,8 +31,8 @@ def given_options(session: Session, command: Command, arguments: argparse.Namesp
     InputError
         When it names none that would do.
     """
-    given = spec_options(command, arguments)
-    for option in command.options:
+    given = spec_options(arguments)
+    for option in arguments.command.options:
         value = given.get(option.name)
         if option.takes_class and value not in option.choices:
             found = session.shell.user_ns.get(value)
@@ -39,14 +46,20 @@ def given_options(session: Session, command: Command, arguments: argparse.Namesp
     return given
 
 
-def follow(session: Session, run: Run[Any], arguments: argparse.Namespace, *, has_chart: bool = True) -> bool:
-    """Bind, show and, unless it goes on in the background, await a run. Returns whether it has ended here."""
+def follow(session: Session, run: Run[Any], arguments: argparse.Namespace, *, has_chart: bool = True) -> Picture | None:
+    """Bind, show and await a run: its whole picture, or None where it goes on in the background.
+
+    Raises
+    ------
+    Interrupted, LabError
+        As `view.watch`.
+    """
     session.runs[run.id] = run
     if arguments.out:
         session.shell.user_ns[arguments.out] = run
     view = RunView(run, has_chart=has_chart)
     if arguments.bg:
         watch_in_background(view)
-        return False
+        return None
     watch(view)
-    return True
+    return Picture.of(run.title, run.log.since(0))
