@@ -78,7 +78,8 @@ class LabPanel:
         self.box = widgets.VBox(
             [
                 widgets.HBox([widgets.VBox([self.way, self.epochs]), widgets.VBox([self.workers, self.subnets])]),
-                widgets.HBox([self.run_button, self.stop_button, self.message]),
+                widgets.HBox([self.run_button, self.stop_button]),
+                self.message,  # a line of its own: a long one would squeeze the buttons
                 self.chart,
             ]
         )
@@ -148,7 +149,7 @@ class LabPanel:
         doubts = picture.notes + [
             f"{row.title}: {warning}" for row in picture.rows.values() for warning in row.warnings
         ]
-        self._say(str(run.error) if run.error is not None else "; ".join(doubts) or f"run {run.id}: {run.state}")
+        self._say(picture.reason or "; ".join(doubts) or f"run {run.id}: {run.state}")
         self._enable()
 
     def _enable(self) -> None:

@@ -181,18 +181,23 @@ class Picture:
 
     @property
     def status(self) -> str:
-        """One line: what it is doing, how far it is, for how long, or how it ended."""
+        """One line: what it is doing, how far it is, for how long, or what it gave. Why it failed is `reason`."""
         if self.state in ("waiting", "running"):
             now = self._last if self._clock is None else self._clock()
             seconds = duration(now - self._began) if self._began else ""
             parts = (self.phase or "waiting for the ranks", self._where(), seconds, self._age())
             return " · ".join(part for part in parts if part)
-        return " ".join(self.message.split()) if self.state == "failed" else self._score()
+        return "" if self.state == "failed" else self._score()
+
+    @property
+    def reason(self) -> str:
+        """Why it failed, in one line; empty where it did not."""
+        return " ".join(self.message.split()) if self.state == "failed" else ""
 
     @property
     def sentence(self) -> str:
-        """State and status, for a reader who sees no state beside it."""
-        words = [self.state if self.state not in ("done", "running", "waiting") else "", self.status]
+        """State, status and reason, for a reader who sees none of them beside it."""
+        words = [self.state if self.state not in ("done", "running", "waiting") else "", self.status, self.reason]
         return " · ".join(word for word in words if word) or self.state
 
     def _where(self) -> str:

@@ -95,11 +95,14 @@ class RunView:
         for event in lines:
             write_output(event)
 
-    def freeze(self) -> None:
-        """Replace the chart by a figure that a saved notebook keeps."""
+    def freeze(self, *, is_raised: bool) -> None:
+        """Replace the chart by a figure that a saved notebook keeps.
+
+        `is_raised`: the cell raises what makes a run fail, which says why; the figure does not say it again.
+        """
         if self.follower.chart is not None:
-            refused = isinstance(self.run.error, InputError)  # then there is one line to read, and nothing to see
-            bundle = {"text/plain": ""} if refused else mime_bundle(self.follower.picture)
+            refused = is_raised and isinstance(self.run.error, InputError)  # one line to read, and nothing to see
+            bundle = {"text/plain": ""} if refused else mime_bundle(self.follower.picture, with_reason=not is_raised)
             update_display(bundle, display_id=self._display_id, raw=True)
             self.follower.chart.close()
 
@@ -146,7 +149,7 @@ def watch(view: RunView) -> None:
         view.follower.start_over()
     view.follower.refresh()
     view.print_output()
-    view.freeze()
+    view.freeze(is_raised=True)
     if run.error is not None:
         raise run.error
     if interrupts:
@@ -160,6 +163,6 @@ def watch_in_background(view: RunView) -> None:
 
     def follow() -> None:
         view.follower.until_the_end()
-        view.freeze()
+        view.freeze(is_raised=False)
 
     threading.Thread(target=follow, name=f"cooptim-view-{view.run.id}", daemon=True).start()

@@ -29,20 +29,22 @@ def list_runs(session: Session, arguments: argparse.Namespace, cell: str | None)
     cells = [["id", "when", "what", "state", "result"]]
     for record in records[:MOST_LISTED]:
         picture = Picture.of(record.title, record.events)
-        outcome = picture.status if record.state not in ("running", "lost") else ""
+        outcome = "" if record.state in ("running", "lost") else picture.reason or picture.status
         cells.append([record.id, store.age(record.created), record.title, record.state, outcome])
     older = len(records) - MOST_LISTED
     display(Table(cells, [f"and {older} older ones in {store.directory()}"] if older > 0 else []))
 
 
 def show_run(session: Session, arguments: argparse.Namespace, cell: str | None) -> None:
-    """Draw a run from its record: the figure, its table, its notes and what its ranks printed."""
+    """Draw a run from its record: the figure, why it failed, its table, its notes and what its ranks printed."""
     record = store.load(arguments.id) if arguments.id else next(iter(store.records()), None)
     if record is None:
         raise InputError(NONE_YET)
     picture = Picture.of(record.title, record.events)
     picture.state = record.state
-    display(mime_bundle(picture), raw=True)
+    display(mime_bundle(picture, with_reason=False), raw=True)
+    if picture.reason:
+        print(picture.reason)  # in full: a figure's title has room for some lines only
     show_result(picture)
     for event in picture.output:
         write_output(event)
