@@ -1,4 +1,7 @@
-"""A cell's body: run like any cell in the notebook's own namespace, the names it bound, the task that they make."""
+"""A cell's body: run like any cell in the notebook's own namespace, the names it bound, the task that they make.
+
+It must not know which command the cell belongs to.
+"""
 
 from __future__ import annotations
 

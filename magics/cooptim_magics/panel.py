@@ -2,6 +2,7 @@
 
 Controls answer while a cell blocks: their messages travel on subshells (see `answer_on_own_subshell`), so a callback
 may run on any thread and is short. What a callback has to say goes to the panel's own status line, never to `print`.
+It does by itself what the commands do by theirs, and must know none of them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The figure that stays in the saved notebook: a Picture drawn by Matplotlib.
 
 `matplotlib.figure.Figure` only, never pyplot: figures may be made off the main thread, and the user's own pyplot state
-and styles are not touched.
+and styles are not touched. It draws a Picture and must not know the run behind it.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 Recording is not rendering: everything here only reads the run's log. What a rank prints comes under the cell that
 waits; nothing is ever printed from another thread, where it would land under the newest cell.
+It must not know which command or panel has started the run.
 """
 
 from __future__ import annotations

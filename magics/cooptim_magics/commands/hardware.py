@@ -1,4 +1,4 @@
-"""`hardware`: what this process may really use."""
+"""`hardware`: what this process may really use, as the engine finds it; nothing is measured here."""
 
 from __future__ import annotations
 
