@@ -106,11 +106,11 @@ def test_an_interrupt_between_programs_is_for_nobody(rank):
 
 
 def test_an_interrupt_while_an_error_is_being_told_does_not_end_the_rank(rank, monkeypatch):
-    told = module._own_traceback
+    told = module.own_traceback
 
     def interrupted(error):
         signal.raise_signal(signal.SIGINT)
         return told(error)
 
-    monkeypatch.setattr(module, "_own_traceback", interrupted)
+    monkeypatch.setattr(module, "own_traceback", interrupted)
     assert answer(rank, lambda: fail(ValueError("no"))).kind == "error"
