@@ -19,8 +19,9 @@ from ..errors import InputError, LabError, PoolError, RankFailure, RunStopped
 from ..runs.events import Output
 from ..runs.run import Run
 from . import wire
+from .mailbox import Closing, Lost, Mailbox, Printed, Unreadable
 from .parcel import Parcel, Sender
-from .rankset import Lost, Mailbox, Printed, RankSet, Unreadable
+from .rankset import RankSet
 from .shipping import Shipment
 
 ANSWER_SECONDS = 2.0
@@ -30,16 +31,6 @@ REPLACED = "all ranks are replaced, and names that cells have left in them are l
 
 Finish = Callable[[Run[Any], list[Any], bool], None]
 """Makes the run's result of the values of all ranks, in their order; the flag says whether it was asked to stop."""
-
-
-@dataclass(frozen=True)
-class StopAsked:
-    """Put into the mailbox so that the run's `stop_level` is looked at: 1 asks, 2 interrupts, 3 ends the ranks."""
-
-
-@dataclass(frozen=True)
-class Closing:
-    """Put into the mailbox before the pool ends its ranks for good."""
 
 
 @dataclass
@@ -173,10 +164,10 @@ class Job:
             self.failure = None  # whatever else went wrong, this end was asked for
             self._fail(RunStopped("stopped"), REPLACED)
         elif rank is None:
-            said = " | ".join(list(ranks.launcher_output)[-4:]) or "it said nothing"
+            said = ranks.ends.of_launcher()
             self._fail(PoolError(f"mpiexec ended and took all ranks with it: {said}"), REPLACED)
         else:
-            said = ranks.cause_of_death(rank)
+            said = ranks.ends.of_rank(ranks.hellos[rank])
             if self._raised and rank not in self._raised and isinstance(self.failure, RankFailure | InputError):
                 # What MPI copies straight out of a process that is gone arrives as if all were well, as garbage: what
                 # the others make of it is no cause.

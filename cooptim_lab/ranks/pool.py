@@ -11,7 +11,6 @@ import atexit
 import itertools
 import queue
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -21,11 +20,13 @@ from ..runs.events import Note, Phase
 from ..runs.run import Run
 from . import wire
 from .forking import Nursery, shared_nursery
-from .job import Closing, Finish, Job, StopAsked, give_values
+from .job import Finish, Job, give_values
 from .launch import Launch
+from .mailbox import Closing, Mailbox, StopAsked
 from .parcel import Sender
-from .rankset import Mailbox, RankSet
+from .rankset import RankSet
 from .spmd import pull_name, push_names
+from .survey import tabulate
 
 CLOSE_SECONDS = 10.0
 """How long `close` waits for the ranks' end, which takes a fraction of it."""
@@ -243,21 +244,7 @@ class RankPool:
         if ranks is None or ranks.is_lost:
             return []
         busy = current.pending if current is not None else set()
-        silent = wire.Told(memory=None, threads=None)
-        told = ranks.survey()
-        return [
-            {
-                "rank": rank,
-                "host": hello.host,
-                "pid": hello.pid,
-                "state": "busy" if rank in busy else "idle",
-                "memory": told.get(rank, silent).memory,
-                "threads": told.get(rank, silent).threads,
-                "seconds": time.time() - ranks.started,
-                "library": hello.library,
-            }
-            for rank, hello in sorted(ranks.hellos.items())
-        ]
+        return tabulate(ranks.hellos, ranks.survey(), busy, ranks.started)
 
     # On the pool's thread.
 
