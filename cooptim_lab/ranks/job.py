@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import queue
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +18,7 @@ from ..errors import InputError, LabError, PoolError, RankFailure, RunStopped
 from ..runs.events import Output
 from ..runs.run import Run
 from . import wire
+from .cpus import share_cpus
 from .mailbox import Closing, Lost, Mailbox, Printed, Unreadable
 from .parcel import Parcel, Sender
 from .rankset import RankSet
@@ -211,12 +211,6 @@ def is_of_mpi(error: LabError | None) -> bool:
     return isinstance(error, RankFailure) and error.message.startswith("mpi4py.MPI.Exception")
 
 
-def share_cpus(hellos: Sequence[wire.Hello]) -> list[int]:
-    """Threads for each of these ranks: the CPUs it may use, over the ranks that share them; at least 1."""
-    shared = Counter((hello.machine, hello.affinity) for hello in hellos)
-    return [max(1, hello.cpus // shared[hello.machine, hello.affinity]) for hello in hellos]
-
-
 def _say_more(failure: LabError, more: str) -> LabError:
     """The same failure, with `more` at the end of its message."""
     if isinstance(failure, RankFailure):
@@ -228,3 +222,22 @@ def _say_more(failure: LabError, more: str) -> LabError:
 def give_values(run: Run[Any], values: list[Any], stopped: bool) -> None:
     """The plainest `Finish`: the result is the ranks' values, in order."""
     run.finish(values)
+
+
+def pack_calls(
+    program: Callable[..., Any], arguments: Mapping[str, Any], per_rank: Sequence[Mapping[str, Any]]
+) -> tuple[tuple[tuple[Parcel, ...], ...], Sender]:
+    """What each rank is sent, in their order, and who keeps it: what all need is packed once.
+
+    Raises
+    ------
+    InputError
+        When the program or its arguments cannot be sent.
+    """
+    sender = Sender()
+    try:
+        shared = sender.pack((program, dict(arguments)))
+        return tuple((shared, *([sender.pack(dict(own))] if own else [])) for own in per_rank), sender
+    except BaseException:  # an interrupt too: the memory files are nobody's then
+        sender.close()
+        raise

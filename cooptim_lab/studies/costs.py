@@ -26,7 +26,8 @@ from ..costs.formulas import (
 from ..data.datasets import digits
 from ..errors import InputError, LabError, RunStopped
 from ..ranks.job import give_values
-from ..ranks.pool import RankPool, shared_pool
+from ..ranks.pool import RankPool
+from ..ranks.shared import shared_pool
 from ..runs import store
 from ..runs.events import Calibrated, Costed, Event, Note, Phase, Points, Progress, Started
 from ..runs.run import Run

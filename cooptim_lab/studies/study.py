@@ -15,7 +15,8 @@ import psutil
 
 from ..data.datasets import digits
 from ..errors import InputError, LabError, RunStopped
-from ..ranks.pool import RankPool, shared_pool
+from ..ranks.pool import RankPool
+from ..ranks.shared import shared_pool
 from ..runs import store
 from ..runs.events import Event, Measured, Note, Phase, Points, Progress, Started
 from ..runs.result import Result

@@ -46,7 +46,7 @@ def unregister(shell: InteractiveShell) -> None:
     if _match in shell.Completer.custom_matchers:
         shell.Completer.custom_matchers.remove(_match)
     _sessions.pop(id(shell), None)
-    from cooptim_lab.ranks.pool import close_shared_pool
+    from cooptim_lab.ranks.shared import close_shared_pool
 
     close_shared_pool()
     close_shared_nursery()

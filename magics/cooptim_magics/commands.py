@@ -14,7 +14,8 @@ from IPython.display import display
 from cooptim_lab import hardware, ways
 from cooptim_lab.data.datasets import digits
 from cooptim_lab.errors import InputError, LabError, RankFailure
-from cooptim_lab.ranks.pool import RankPool, close_shared_pool, share_pool, shared_pool
+from cooptim_lab.ranks.pool import RankPool
+from cooptim_lab.ranks.shared import close_shared_pool, share_pool, shared_pool
 from cooptim_lab.runs import store
 from cooptim_lab.runs.run import Run
 from cooptim_lab.studies import costs as costing
