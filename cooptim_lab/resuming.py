@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import InputError, LabError, PoolError, RankFailure
-from .ranks.job import is_of_mpi
+from .ranks.attempt import is_of_mpi
 from .ranks.parcel import dumps
 from .runs import store
 from .runs.events import Ended, Note

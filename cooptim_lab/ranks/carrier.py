@@ -12,9 +12,9 @@ from collections.abc import Callable, Set
 
 from ..errors import LabError, PoolError, RunStopped
 from ..runs.events import Note, Phase
+from .attempt import Job
 from .cpus import crowded
 from .forking import Nursery, shared_nursery
-from .job import Job
 from .launch import Launch
 from .mailbox import Closing, Mailbox, StopAsked
 from .rankset import RankSet
