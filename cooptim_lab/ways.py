@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from .comm.context import Context
 from .data.datasets import digits
 from .errors import InputError, LabError
-from .ranks.attempt import give_values
+from .ranks.job import give_values
 from .ranks.pool import RankPool
 from .ranks.shared import shared_pool
 from .ranks.spmd import check_source

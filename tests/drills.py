@@ -27,8 +27,9 @@ import psutil
 
 from cooptim_lab import InputError, LabError, RankFailure, RankPool, Result, RunStopped, digits, train_sharded
 from cooptim_lab.comm.waiting import complete
-from cooptim_lab.ranks.attempt import ANSWER_SECONDS, give_values
+from cooptim_lab.ranks.attempt import ANSWER_SECONDS
 from cooptim_lab.ranks.forking import shared_nursery
+from cooptim_lab.ranks.job import give_values
 from cooptim_lab.runs.events import Output, Progress, Resumed
 from cooptim_lab.runs.run import Run
 from tests.kernel.server import Server, server

@@ -1,26 +1,25 @@
-"""One program on its way through the ranks: sent, heard out, stopped, and how it ended.
+"""One passage of a job through the ranks: sent, heard out, stopped, and how it ended.
 
-What the ranks say comes through the pool's mailbox; a job makes events and an end of its run of it. A rank that raises,
-dies or does not answer ends the job for all.
+What the ranks say comes through the mailbox; events and an end of the run are made of it. A rank that raises, dies or
+does not answer ends the passage for all. Whether the job is then tried again is not decided here.
 """
 
 from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import cloudpickle
 
 from ..errors import InputError, LabError, PoolError, RankFailure, RunStopped
 from ..runs.events import Output
-from ..runs.run import Run
 from . import wire
+from .beginning import Beginning
 from .cpus import share_cpus
+from .failures import say_more, weightier
+from .job import Job
 from .mailbox import Closing, Lost, Mailbox, Printed, Unreadable
-from .parcel import Parcel, Sender
 from .rankset import RankSet
 from .shipping import Shipment
 
@@ -28,127 +27,145 @@ ANSWER_SECONDS = 2.0
 """A rank that has not answered an interrupt by then sits in a call that Python cannot leave: all ranks are replaced."""
 
 REPLACED = "all ranks are replaced, and names that cells have left in them are lost"
-
-Finish = Callable[[Run[Any], list[Any], bool], None]
-"""Makes the run's result of the values of all ranks, in their order; the flag says whether it was asked to stop."""
+AT_REST = f"that was before the run had begun on it; {REPLACED}"
 
 
-@dataclass
-class Job:
-    """A program for `workers` ranks, on behalf of a run; see `RankPool.submit` for what the fields mean."""
+class Attempt:
+    """One passage of a job through the first of these ranks.
 
-    id: int
-    run: Run[Any]
-    calls: tuple[tuple[Parcel, ...], ...]
-    sender: Sender
-    workers: int
-    finish: Finish
-    is_cooperative: bool
-    timeout: float | None = None
-    rescue: Callable[[LabError], bool] | None = None
-    pending: set[int] = field(default_factory=set)
-    """The ranks that have not ended it."""
-    failure: LabError | None = None
-    _values: dict[int, Any] = field(default_factory=dict)
-    _raised: dict[int, str] = field(default_factory=dict)
-    """What the program raised, by rank."""
-    _deadline: float | None = None
-    _stop_level: int = 0
-    """How far the wish to stop was heard."""
-    _is_interrupted: bool = False
-    _has_begun: bool = False
+    One that meets the death of a rank at rest (beginning.py) is void: nothing of it shows in the run. What the program
+    has done otherwise on ranks that had begun, files that it wrote say, is not taken back, and done once more by the
+    next attempt.
 
-    def execute(self, ranks: RankSet, mailbox: Mailbox, epoch: int) -> None:
-        """Run it on the first of these ranks, to its end: the run's result, or `failure`, which is for the pool."""
-        self.pending = set(range(self.workers))
-        shipment = Shipment(self.id, self.calls, ranks)
-        shipment.begin()
-        self._start(ranks, shipment, epoch)
+    Attributes
+    ----------
+    pending : set[int]
+        The ranks that have not ended it.
+    failure : LabError | None
+        Why it failed, once it has ended.
+    """
+
+    def __init__(self, job: Job, ranks: RankSet, mailbox: Mailbox, epoch: int) -> None:
+        self.pending = set(range(job.workers))
+        self.failure: LabError | None = None
+        self._died_at_rest: list[int] = []
+        self._job, self._run, self._ranks, self._mailbox, self._epoch = job, job.run, ranks, mailbox, epoch
+        self._shipment = Shipment(job.id, job.calls, ranks)
+        self._beginning = Beginning(job.run, ranks.workers)
+        self._values: dict[int, Any] = {}
+        self._raised: dict[int, str] = {}  # what the program raised, by rank
+        self._deadline: float | None = None
+        self._stop_level = 0  # how far the wish to stop was heard
+        self._is_interrupted = False
+        self._is_sent = False
+
+    @property
+    def is_void(self) -> bool:
+        """Whether it has met the death of a rank at rest."""
+        return bool(self._died_at_rest)
+
+    def execute(self) -> None:
+        """See it to its end: the run's result, or `failure`, which is for whoever carries the job."""
+        self._shipment.begin()
+        self._send()
         try:
-            self._attend(ranks, mailbox, shipment, epoch)
+            self._attend()
         finally:
-            if not shipment.end(ANSWER_SECONDS):
+            if not self._shipment.end(ANSWER_SECONDS):
                 self._fail(RunStopped("stopped"), f"a rank does not take its data; {REPLACED}")
-                ranks.kill()
-            for rank in range(self.workers):
-                ranks.send(rank, wire.Rest())
+                self._ranks.kill()
+            for rank in range(self._job.workers):
+                self._ranks.send(rank, wire.Rest())
+            self._beginning.show_held(self._died_at_rest)
         if self.failure is None:
-            self.finish(self.run, [self._values[rank] for rank in range(self.workers)], self.run.stop_level > 0)
+            values = [self._values[rank] for rank in range(self._job.workers)]
+            self._job.finish(self._run, values, self._run.stop_level > 0)
 
-    def _start(self, ranks: RankSet, shipment: Shipment, epoch: int) -> None:
+    def _send(self) -> None:
         """Send the program, unless buffers are still on their way: then it waits for the last."""
-        if not shipment.is_complete or self._has_begun or self._is_interrupted:
+        if not self._shipment.is_complete or self._is_sent or self._is_interrupted:
             return
-        self._has_begun = True
-        if self.timeout is not None:
-            self._deadline = time.monotonic() + self.timeout
-        hellos = [ranks.hellos[rank] for rank in range(self.workers)]
+        self._is_sent = True
+        job, ranks = self._job, self._ranks
+        if job.timeout is not None:
+            self._deadline = time.monotonic() + job.timeout
+        hellos = [ranks.hellos[rank] for rank in range(job.workers)]
         for rank, threads in enumerate(share_cpus(hellos)):
-            ranks.send(rank, wire.Start(self.id, epoch, self.workers, threads, shipment.parcels(rank)))
+            ranks.send(rank, wire.Start(job.id, self._epoch, job.workers, threads, self._shipment.parcels(rank)))
+        for rank in range(job.workers, ranks.workers):
+            ranks.send(rank, wire.Aside(job.id))
 
-    def _attend(self, ranks: RankSet, mailbox: Mailbox, shipment: Shipment, epoch: int) -> None:
+    def _attend(self) -> None:
         """Hear the ranks out until every one has returned, failed or is gone."""
         while self.pending:
             # Looked at before every message: those of a chatty program must not keep the clock or the user waiting.
-            if self._stop_level < self.run.stop_level:
-                self._stop_level = self.run.stop_level
-                self._on_stop(ranks, self._stop_level)
+            if self._stop_level < self._run.stop_level:
+                self._stop_level = self._run.stop_level
+                self._on_stop(self._stop_level)
             left = None if self._deadline is None else self._deadline - time.monotonic()
             if left is not None and left <= 0:
-                if self._on_late(ranks):
+                if self._on_late():
                     return
                 continue
             try:
-                rank, message = mailbox.get(timeout=left)
+                rank, message = self._mailbox.get(timeout=left)
             except queue.Empty:
                 continue
-            match message:
-                case wire.Stored(job=self.id, file=file, path=path) if rank is not None:
-                    shipment.arrived(rank, file, path)
-                    self._start(ranks, shipment, epoch)
-                case wire.Happened(job=self.id, events=events):
-                    for event in events:
-                        self.run.post(event)
-                case Printed(stream=stream, text=text):
-                    self.run.post(Output(rank=rank, stream=stream, text=text))
-                case wire.Finished(job=self.id, value=value) if rank is not None:
-                    self._on_finished(ranks, rank, value)
-                case wire.Failed(job=self.id) if rank is not None:
-                    self.pending.discard(rank)
-                    self._on_failed(ranks, rank, message)
-                case Unreadable(why=why) if rank is not None:
-                    said = f"what it sent cannot be opened in the notebook: {why}"
-                    self._fail(RankFailure(rank, ranks.hellos[rank].host, said))
-                    self._interrupt(ranks)
-                case Closing():
-                    self._fail(RunStopped("stopped: the pool was closed"))
-                    ranks.kill()
-                    return
-                case Lost():
-                    self._on_lost(ranks, rank)
-                    return
+            if self._is_end(rank, message):
+                return
 
-    def _on_late(self, ranks: RankSet) -> bool:
+    def _is_end(self, rank: int | None, message: Any) -> bool:
+        """Take a message; True when the ranks are ended."""
+        match message:
+            case wire.Stored(job=self._job.id, file=file, path=path) if rank is not None:
+                self._shipment.arrived(rank, file, path)
+                self._send()
+            case wire.Begun(job=self._job.id) if rank is not None:
+                self._beginning.on(rank)
+            case wire.Happened(job=self._job.id, events=events):
+                for event in events:
+                    self._beginning.show(rank, event)
+            case Printed(stream=stream, text=text):
+                self._beginning.show(rank, Output(rank=rank, stream=stream, text=text))
+            case wire.Finished(job=self._job.id, value=value) if rank is not None:
+                self._on_finished(rank, value)
+            case wire.Failed(job=self._job.id) if rank is not None:
+                self.pending.discard(rank)
+                self._on_failed(rank, message)
+            case Unreadable(why=why) if rank is not None:
+                said = f"what it sent cannot be opened in the notebook: {why}"
+                self._fail(RankFailure(rank, self._ranks.hellos[rank].host, said))
+                self._interrupt()
+            case Closing():
+                self._fail(RunStopped("stopped: the pool was closed"))
+                self._ranks.kill()
+                return True
+            case Lost(others=others):
+                self._on_lost(rank, others)
+                return True
+        return False
+
+    def _on_late(self) -> bool:
         """The time is up: the program's own, or that for an answer to an interrupt. True when the ranks are ended."""
         if self._is_interrupted:
             self._fail(RunStopped("stopped"), f"a rank did not answer; {REPLACED}")
-            ranks.kill()
+            self._ranks.kill()
             return True
         late = ", ".join(map(str, sorted(self.pending)))
-        self.failure = PoolError(f"not done after {self.timeout:g} s: rank {late} was interrupted")
-        self._interrupt(ranks)
+        self.failure = PoolError(f"not done after {self._job.timeout:g} s: rank {late} was interrupted")
+        self._interrupt()
         return False
 
-    def _on_finished(self, ranks: RankSet, rank: int, value: bytes) -> None:
+    def _on_finished(self, rank: int, value: bytes) -> None:
         self.pending.discard(rank)
         try:
             self._values[rank] = cloudpickle.loads(value)
         except Exception as error:  # noqa: BLE001 - opening an object may raise anything
             said = f"its value cannot be opened in the notebook: {type(error).__name__}: {error}"
-            self._fail(RankFailure(rank, ranks.hellos[rank].host, said))
-            self._interrupt(ranks)
+            self._fail(RankFailure(rank, self._ranks.hellos[rank].host, said))
+            self._interrupt()
 
-    def _on_failed(self, ranks: RankSet, rank: int, message: wire.Failed) -> None:
+    def _on_failed(self, rank: int, message: wire.Failed) -> None:
         if message.kind == "interrupt":
             self._fail(RunStopped("stopped"))
         elif message.kind == "input":
@@ -156,88 +173,58 @@ class Job:
             self._fail(InputError(message.message))
         else:
             self._raised[rank] = message.message
-            self._fail(RankFailure(rank, ranks.hellos[rank].host, message.message, message.traceback))
-        self._interrupt(ranks)  # the others may wait for this one for ever
+            self._fail(RankFailure(rank, self._ranks.hellos[rank].host, message.message, message.traceback))
+        self._interrupt()  # the others may wait for this one for ever
 
-    def _on_lost(self, ranks: RankSet, rank: int | None) -> None:
-        if self.run.stop_level > 2:
+    def _on_lost(self, rank: int | None, others: frozenset[int]) -> None:
+        gone = frozenset(self._ranks.hellos) if rank is None else others | {rank}
+        at_rest = self._beginning.never_on(gone)
+        if self._run.stop_level > (0 if at_rest else 2):
             self.failure = None  # whatever else went wrong, this end was asked for
             self._fail(RunStopped("stopped"), REPLACED)
-        elif rank is None:
-            said = ranks.ends.of_launcher()
-            self._fail(PoolError(f"mpiexec ended and took all ranks with it: {said}"), REPLACED)
+        elif at_rest:
+            self._died_at_rest = at_rest
+            self.failure = say_more(self._loss(rank if rank is None or rank in at_rest else at_rest[0]), AT_REST)
         else:
-            said = ranks.ends.of_rank(ranks.hellos[rank])
+            failure = self._loss(rank)
             if self._raised and rank not in self._raised and isinstance(self.failure, RankFailure | InputError):
                 # What MPI copies straight out of a process that is gone arrives as if all were well, as garbage: what
                 # the others make of it is no cause.
-                said += "".join(f"; rank {other} raised {what}" for other, what in self._raised.items())
+                raised = "; ".join(f"rank {other} raised {what}" for other, what in self._raised.items())
+                failure = say_more(failure, raised)
                 self.failure = None
-            self._fail(RankFailure(rank, ranks.hellos[rank].host, said), REPLACED)
-        ranks.kill()
+            self._fail(failure, REPLACED)
+        self._ranks.kill()
 
-    def _on_stop(self, ranks: RankSet, level: int) -> None:
+    def _loss(self, rank: int | None) -> LabError:
+        """That a rank is gone, or the whole launch, and why."""
+        if rank is None:
+            return PoolError(f"mpiexec ended and took all ranks with it: {self._ranks.ends.of_launcher()}")
+        hello = self._ranks.hellos[rank]
+        return RankFailure(rank, hello.host, self._ranks.ends.of_rank(hello))
+
+    def _on_stop(self, level: int) -> None:
         if level > 2:
-            ranks.kill()  # its Lost follows
-        elif level == 2 or not self.is_cooperative:
-            self._interrupt(ranks)
-        elif self._has_begun:
+            self._ranks.kill()  # its Lost follows
+        elif level == 2 or not self._job.is_cooperative:
+            self._interrupt()
+        elif self._is_sent:
             for rank in self.pending:
-                ranks.send(rank, wire.Stop(self.id))
+                self._ranks.send(rank, wire.Stop(self._job.id))
         else:
-            self._interrupt(ranks)
+            self._interrupt()
 
-    def _interrupt(self, ranks: RankSet) -> None:
+    def _interrupt(self) -> None:
         if self._is_interrupted:
             return
         self._is_interrupted = True
-        if not self._has_begun:
+        if not self._is_sent:
             self._fail(RunStopped("stopped before it began"))
             self.pending.clear()
         for rank in self.pending:
-            ranks.send(rank, wire.Stop(self.id, hard=True))
+            self._ranks.send(rank, wire.Stop(self._job.id, hard=True))
         self._deadline = time.monotonic() + ANSWER_SECONDS
 
     def _fail(self, new: LabError, more: str = "") -> None:
-        """Note a failure: the first one counts, but a real one before what a stop, or a rank's loss, has caused."""
-        known = self.failure
-        is_effect = isinstance(known, RunStopped) or (is_of_mpi(known) and not is_of_mpi(new))
-        failure = new if known is None or is_effect else known
-        self.failure = _say_more(failure, more) if more else failure
-
-
-def is_of_mpi(error: LabError | None) -> bool:
-    """Whether MPI itself raised on a rank: that often means that another rank is gone."""
-    return isinstance(error, RankFailure) and error.message.startswith("mpi4py.MPI.Exception")
-
-
-def _say_more(failure: LabError, more: str) -> LabError:
-    """The same failure, with `more` at the end of its message."""
-    if isinstance(failure, RankFailure):
-        said = f"{failure.message}; {more}"
-        return RankFailure(failure.rank, failure.host, said, failure.remote_traceback)
-    return type(failure)(f"{failure}; {more}")
-
-
-def give_values(run: Run[Any], values: list[Any], stopped: bool) -> None:
-    """The plainest `Finish`: the result is the ranks' values, in order."""
-    run.finish(values)
-
-
-def pack_calls(
-    program: Callable[..., Any], arguments: Mapping[str, Any], per_rank: Sequence[Mapping[str, Any]]
-) -> tuple[tuple[tuple[Parcel, ...], ...], Sender]:
-    """What each rank is sent, in their order, and who keeps it: what all need is packed once.
-
-    Raises
-    ------
-    InputError
-        When the program or its arguments cannot be sent.
-    """
-    sender = Sender()
-    try:
-        shared = sender.pack((program, dict(arguments)))
-        return tuple((shared, *([sender.pack(dict(own))] if own else [])) for own in per_rank), sender
-    except BaseException:  # an interrupt too: the memory files are nobody's then
-        sender.close()
-        raise
+        failure = weightier(self.failure, new)
+        self.failure = say_more(failure, more) if more else failure

@@ -12,15 +12,18 @@ from collections.abc import Callable, Set
 
 from ..errors import LabError, PoolError, RunStopped
 from ..runs.events import Note, Phase
-from .attempt import Job
+from .attempt import Attempt
 from .cpus import crowded
 from .forking import Nursery, shared_nursery
+from .job import Job
 from .launch import Launch
 from .mailbox import Closing, Mailbox, StopAsked
 from .rankset import RankSet
 
 CLOSE_SECONDS = 10.0
 """How long `close` waits for the ranks' end, which takes a fraction of it."""
+PASSAGES = 4
+"""How often a job is begun when ranks die at rest: if they go on dying, that is no accident, and its failure."""
 CLOSED = "the pool is closed: make a new RankPool"
 
 
@@ -48,7 +51,8 @@ class Carrier:
         self._launch = launch
         self._queue: queue.SimpleQueue[Job | Callable[[], None] | None] = queue.SimpleQueue()
         self._mailbox: Mailbox = queue.SimpleQueue()
-        self._current: Job | None = None
+        self._is_carrying = False
+        self._attempt: Attempt | None = None
         self._epoch = 0
         self._thread = threading.Thread(target=self._serve, name="cooptim-pool", daemon=True)
         self._thread.start()
@@ -56,13 +60,13 @@ class Carrier:
     @property
     def is_busy(self) -> bool:
         """Whether a job is running or waiting."""
-        return self._current is not None or not self._queue.empty()
+        return self._is_carrying or not self._queue.empty()
 
     @property
     def busy(self) -> Set[int]:
         """The ranks that have not ended the job that runs."""
-        current = self._current
-        return current.pending if current is not None else frozenset()
+        attempt = self._attempt
+        return attempt.pending if attempt is not None else frozenset()
 
     def submit(self, job: Job) -> None:
         """Carry it when those before it have ended. Returns at once."""
@@ -73,22 +77,11 @@ class Carrier:
             self._turn_away()
 
     def start(self) -> None:
-        """Start the ranks now and wait for them.
-
-        Raises
-        ------
-        PoolError
-        """
+        """Start the ranks now and wait for them."""
         self._do(lambda: self._ensure(self.workers, lambda: False))
 
     def stop(self) -> None:
-        """Let the ranks leave, after the jobs that are queued, and wait for that.
-
-        Raises
-        ------
-        PoolError
-            When it is closed.
-        """
+        """Let the ranks leave, after the jobs that are queued, and wait for that."""
         self._do(self._release)
 
     def close(self) -> None:
@@ -124,16 +117,16 @@ class Carrier:
             if not isinstance(item, Job):
                 item()
                 continue
-            self._current = item
+            self._is_carrying = True
             try:
                 self._execute(item)
             except Exception as error:  # noqa: BLE001 - a run must end, whatever happens; the error is its end
-                if item.pending:
+                if self.busy:
                     self._drop()  # some ranks are still at it
                 self._fail(item, error)
             finally:
                 item.sender.close()
-                self._current = None
+                self._is_carrying, self._attempt = False, None
         self._drop()
         self._turn_away()
 
@@ -179,7 +172,7 @@ class Carrier:
         return fresh
 
     def _release(self) -> None:
-        if self.ranks is not None and not self.ranks.is_lost:
+        if self.ranks is not None:
             self.ranks.close()
         self.ranks = None
 
@@ -189,8 +182,28 @@ class Carrier:
         self.ranks = None
 
     def _execute(self, job: Job) -> None:
-        run = job.run
-        known = self.ranks
+        """See a job to its end. One that met the death of a rank at rest begins again, on other ranks."""
+        for left in reversed(range(PASSAGES)):
+            ranks = self._ranks_for(job)
+            if ranks is None:
+                return
+            if left == PASSAGES - 1:
+                for text in crowded([ranks.hellos[rank] for rank in range(job.workers)]):
+                    job.run.post(Note(text=text))
+            job.run.begin()
+            job.run.post(Phase(text="running"))
+            self._attempt = attempt = Attempt(job, ranks, self._mailbox, self._epoch)
+            attempt.execute()
+            if not (attempt.is_void and left):
+                break
+            job.run.post(Note(text=f"{attempt.failure}; the run begins again"))
+        if attempt.failure is not None:
+            self._epoch += 1
+            self._fail(job, attempt.failure)
+
+    def _ranks_for(self, job: Job) -> RankSet | None:
+        """Ranks for it; None when it was stopped meanwhile."""
+        run, known = job.run, self.ranks
         if known is None or known.is_lost or known.workers < job.workers:
             run.post(Phase(text=f"starting {max(job.workers, self.workers)} MPI ranks"))
         try:
@@ -199,17 +212,10 @@ class Carrier:
             if run.stop_level == 0:
                 raise
             run.fail(RunStopped("stopped while the ranks were starting"))
-            return
+            return None
         if run.stop_level or self.is_closed:
             run.fail(RunStopped("stopped before it began"))
-            return
+            return None
         if ranks.reason and ranks is not known:
             run.post(Note(text=f"ranks could not be forked, each has imported torch by itself: {ranks.reason}"))
-        for text in crowded([ranks.hellos[rank] for rank in range(job.workers)]):
-            run.post(Note(text=text))
-        run.begin()
-        run.post(Phase(text="running"))
-        job.execute(ranks, self._mailbox, self._epoch)
-        if job.failure is not None:
-            self._epoch += 1
-            self._fail(job, job.failure)
+        return ranks

@@ -32,6 +32,9 @@ class Unreadable:
 class Lost:
     """The rank is gone, or (rank None) the whole launch."""
 
+    others: frozenset[int] = frozenset()
+    """Ranks that were found gone at the same look: any of them may have been the first."""
+
 
 @dataclass(frozen=True)
 class StopAsked:

@@ -14,9 +14,9 @@ from typing import Any
 from ..errors import InputError, LabError, PoolError
 from ..hardware import allowed_cpus
 from ..runs.run import Run
-from .attempt import Finish, Job, give_values, pack_calls
 from .carrier import CLOSED, Carrier
 from .cpus import count_cpus
+from .job import Finish, Job, give_values, pack_calls
 from .launch import Launch
 from .spmd import pull_name, push_names
 from .survey import tabulate
@@ -24,6 +24,8 @@ from .survey import tabulate
 
 class RankPool:
     """Ranks that serve one job after the other.
+
+    A rank that dies at rest is no failure of the job that meets it: that job begins again, on other ranks.
 
     Parameters
     ----------

@@ -40,7 +40,7 @@ from .guard import open_segments
 from .parcel import Store, unpack
 from .printing import flush_output, see_off
 from .tracebacks import one_line, own_traceback
-from .wire import Failed, Finished, Happened, Leave, Start, Stop, Stored, Told
+from .wire import Begun, Failed, Finished, Happened, Leave, Start, Stop, Stored, Told
 
 TAGS = 32768  # MPI promises as many
 LEFT = 4  # jobs
@@ -95,6 +95,11 @@ class Rank:
                     self._stop = message
                     if message.hard and message.job == self._job:
                         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+                case Start(job=job):
+                    self.send(Begun(job))
+                    self._inbox.put(message)
+                case wire.Aside(job=job):
+                    self.send(Begun(job))
                 case wire.Ask():
                     self.send(tell())
                 case wire.Store(job=job, file=file, data=data):

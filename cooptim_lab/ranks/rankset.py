@@ -77,8 +77,8 @@ class RankSet:
 
     @property
     def is_lost(self) -> bool:
-        """Whether it has ended, or is being ended: nothing can be run on it any more."""
-        return self._is_ended or self._reader.is_over
+        """Whether a rank is gone, or all are or soon will be: nothing can be run on it any more."""
+        return self._is_ended or self._reader.is_broken
 
     def start(self, cancelled: Callable[[], bool] = lambda: False) -> None:
         """Launch, and wait until every rank has connected.
@@ -138,9 +138,10 @@ class RankSet:
 
     def close(self) -> None:
         """Let the ranks leave by themselves, for `LEAVE_SECONDS`, then end them. Returns when all is gone."""
-        for rank in self._controls:
-            self.send(rank, wire.Leave(), LEAVE_SECONDS / self.workers)
-        self._guard.wait(LEAVE_SECONDS)
+        if not self.is_lost:
+            for rank in self._controls:
+                self.send(rank, wire.Leave(), LEAVE_SECONDS / self.workers)
+            self._guard.wait(LEAVE_SECONDS)
         self.kill()
 
     def kill(self) -> None:

@@ -21,6 +21,8 @@ from .survey import Survey
 
 LATE_SECONDS = 1.0
 """How long what a rank on another host printed before its end may come after the news of it."""
+LAST_MESSAGES = 10
+"""A rank that died at rest has left fewer; one that has more to say is at work."""
 STREAMS = ("stdout", "stderr")
 
 
@@ -38,18 +40,19 @@ class Reader:
 
     Attributes
     ----------
-    is_over : bool
-        Whether the launch has ended.
+    is_broken : bool
+        Whether a rank is gone, or the whole launch.
     survey : Survey
         Hears what ranks tell of themselves.
     """
 
     def __init__(self, guard: Guard, mailbox: Mailbox, clean_up: Callable[[], None]) -> None:
-        self.is_over = False
+        self.is_broken = False
         self.survey = Survey(0)
         self._guard, self._mailbox, self._clean_up = guard, mailbox, clean_up
         self._selector = selectors.DefaultSelector()
         self._controls: dict[int, Connection] = {}
+        self._alive: set[int] = set()
         self._far: set[int] = set()
         self._lines: dict[tuple[int, str], Lines] = {}
         self._streams: dict[tuple[int, str], socket.socket] = {}
@@ -58,6 +61,7 @@ class Reader:
     def add_control(self, rank: int, connection: Connection, *, is_here: bool) -> None:
         """A rank's messages are to be read from here; `is_here` on this machine, where nothing comes late."""
         self._controls[rank] = connection
+        self._alive.add(rank)
         if not is_here:
             self._far.add(rank)
         self._selector.register(connection, selectors.EVENT_READ, (rank, "control"))
@@ -97,7 +101,7 @@ class Reader:
         except Exception as error:  # noqa: BLE001 - without this thread nobody would hear of the ranks' end
             self._guard.said.append(f"reading from the ranks failed: {type(error).__name__}: {error}")
             self._guard.end()
-        self.is_over = True
+        self.is_broken = True
         for rank in self._controls:
             self._drain(rank)
         self._close_all()
@@ -112,27 +116,49 @@ class Reader:
                     if not self._guard.read():
                         return
                 elif role == "control":
-                    self._read_control(rank, chosen.fileobj)  # type: ignore[arg-type]
+                    if not self._hear(rank):
+                        self._on_loss(rank)
+                        break  # others were heard too: who was chosen with it may have no more to say
                 else:
                     self._read_stream(rank, role)
 
-    def _read_control(self, rank: int, connection: Connection) -> None:
+    def _hear(self, rank: int) -> bool:
+        """Take a message of a rank's; False at its end."""
         try:
-            message = connection.recv()
+            message = self._controls[rank].recv()
+        except (EOFError, OSError):
+            self._selector.unregister(self._controls[rank])
+            self._alive.discard(rank)
+            return False
         except Exception as error:  # noqa: BLE001 - opening an object may raise anything
-            if not isinstance(error, (EOFError, OSError)):
-                self._mailbox.put((rank, Unreadable(f"{type(error).__name__}: {error}")))
-                return
-            self._selector.unregister(connection)
-            self._drain(rank, LATE_SECONDS if rank in self._far else 0.0)
-            self._mailbox.put((rank, Lost()))
-            return
+            self._mailbox.put((rank, Unreadable(f"{type(error).__name__}: {error}")))
+            return True
         if isinstance(message, wire.Told):
             self.survey.hear(rank, message)
-            return
+            return True
         if isinstance(message, (wire.Finished, wire.Failed)):
             self._drain(rank)  # it flushed before it said so: all it printed is here
         self._mailbox.put((rank, message))
+        return True
+
+    def _on_loss(self, rank: int) -> None:
+        """Tell that a rank is gone, and who is found to be so by now.
+
+        The launcher ends the others when one has ended: if this thread was late, the first may not be the one it saw.
+        """
+        self.is_broken = True
+        others = frozenset(other for other in tuple(self._alive) if self._is_at_end(other))
+        for gone in (rank, *others):
+            self._drain(gone, LATE_SECONDS if gone in self._far else 0.0)
+        self._mailbox.put((rank, Lost(others)))
+
+    def _is_at_end(self, rank: int) -> bool:
+        for _ in range(LAST_MESSAGES):
+            if not self._controls[rank].poll():
+                return False
+            if not self._hear(rank):
+                return True
+        return False
 
     def _drain(self, rank: int, patience: float = 0.0) -> None:
         """Deliver what a rank has printed; of one that is gone, wait so long for the end of what is on its way."""

@@ -25,7 +25,7 @@ from ..costs.formulas import (
 )
 from ..data.datasets import digits
 from ..errors import InputError, LabError, RunStopped
-from ..ranks.attempt import give_values
+from ..ranks.job import give_values
 from ..ranks.pool import RankPool
 from ..ranks.shared import shared_pool
 from ..runs import store
