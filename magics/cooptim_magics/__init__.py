@@ -42,7 +42,7 @@ def unregister(shell: InteractiveShell) -> None:
         shell.magics_manager.magics[kind].pop("cooptim", None)
     if _match in shell.Completer.custom_matchers:
         shell.Completer.custom_matchers.remove(_match)
-    from cooptim_lab.ranks.pool import close_shared_pool
+    from cooptim_lab.ranks.shared import close_shared_pool
 
     from .session import forget
 

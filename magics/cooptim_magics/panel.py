@@ -17,7 +17,7 @@ from IPython.display import display, update_display
 
 from cooptim_lab import hardware, ways
 from cooptim_lab.errors import LabError
-from cooptim_lab.ranks.pool import shared_pool
+from cooptim_lab.ranks.shared import shared_pool
 from cooptim_lab.runs.run import Run
 from cooptim_lab.studies.compare import Comparison, compare
 from cooptim_lab.training.spec import Baseline, Sharded, Subnets, make_spec

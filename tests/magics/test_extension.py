@@ -8,7 +8,7 @@ import sys
 import pytest
 from cooptim_magics.session import session
 
-from cooptim_lab.ranks import pool as pools
+from cooptim_lab.ranks import shared as pools
 from tests.support import ROOT, rank_processes, run_python, wait_until
 
 

@@ -9,7 +9,7 @@ from IPython.core.error import UsageError
 
 from cooptim_lab import RankFailure, Run
 from cooptim_lab.ranks import launch
-from cooptim_lab.ranks import pool as pools
+from cooptim_lab.ranks import shared as pools
 from cooptim_lab.runs import store
 from tests.support import PATIENCE_SECONDS, wait_until
 

@@ -8,7 +8,8 @@ from IPython.display import display
 
 from cooptim_lab import hardware
 from cooptim_lab.errors import InputError
-from cooptim_lab.ranks.pool import RankPool, close_shared_pool, share_pool, shared_pool
+from cooptim_lab.ranks.pool import RankPool
+from cooptim_lab.ranks.shared import close_shared_pool, share_pool, shared_pool
 
 from ..grammar import Command, Option
 from ..session import Session
