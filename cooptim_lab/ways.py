@@ -121,6 +121,31 @@ def run_cell(
     return _submit(run, pool, spmd_program, arguments, workers, **how)
 
 
+def look(task: Task, *, batch: int = 64, pool: RankPool | None = None) -> Run[list[Any]]:
+    """Examine a task on a rank, as every way does before its clock. `run.wait()[0]` is what `looking.look` tells.
+
+    Parameters
+    ----------
+    batch
+        Rows of a step.
+
+    Raises
+    ------
+    InputError
+        From `run.wait`: one line that names what does not fit.
+    """
+    run: Run[list[Any]] = Run("look", {"workers": 1}, title=f"a look at {task.name}")
+    arguments = {"task": task, "batch": batch}
+    return _submit(run, pool, _look, arguments, 1, finish=give_values, is_cooperative=False)
+
+
+def _look(context: Context, task: Task, batch: int) -> Any:
+    """On a rank; what needs torch is imported there, never in the kernel."""
+    from .looking import look
+
+    return look(context, task, batch)
+
+
 def launch(task: Task | None, spec: Spec, *, pool: RankPool | None = None, record: bool = True) -> Run[Result]:
     """Start one run of `spec` (see `train`), recorded from its first event on; a study records its trainings itself."""
     task = task or digits()

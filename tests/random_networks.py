@@ -12,6 +12,7 @@ import random
 import sys
 import traceback
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -22,13 +23,13 @@ from torch.nn import functional as F
 from cooptim_lab import InputError, Task
 from cooptim_lab.comm.context import Context
 from cooptim_lab.programs import train_baseline, train_sharded, train_subnets
-from cooptim_lab.runs.events import Note
 from cooptim_lab.training.loop import batches
 from cooptim_lab.training.prepare import prepare
 from cooptim_lab.training.spec import Baseline, Sharded, Subnets
 from tests.one_process import distance, train_alone
 
 ROWS, EPOCHS, TOLERANCE = 61, 3, 1e-9
+WAYS = ("server", "allreduce", "ordered")
 ACTIVATIONS = (nn.Tanh, nn.ReLU, nn.GELU, nn.SiLU, nn.Softplus)
 
 
@@ -171,17 +172,14 @@ def plain(task: Task, spec: Baseline) -> nn.Module:
     return model
 
 
-def main(count: int, first: int = 0) -> int:
-    """The number of failures."""
-    from mpi4py import MPI
+class Trials:
+    """All that were tried on these ranks, and what came of each."""
 
-    torch.set_num_threads(1)
-    comm, found, failures = MPI.COMM_WORLD, Counter[str](), 0
-    size, is_root = comm.Get_size(), comm.Get_rank() == 0
+    def __init__(self, comm: Any) -> None:
+        self.comm, self.found, self.failures = comm, Counter[str](), 0
 
-    def attempt(label: str, train: Any) -> None:
+    def attempt(self, label: str, train: Callable[[], float | None]) -> None:
         """`train()` gives a difference, or None where none is claimed."""
-        nonlocal failures
         try:
             gap = train()
             verdict = "ran" if gap is None else "equal" if gap < TOLERANCE else f"DIFFERS by {gap:.2g}"
@@ -189,51 +187,57 @@ def main(count: int, first: int = 0) -> int:
             verdict = "refused" if "\n" not in str(error) else "RAW"
         except Exception:  # noqa: BLE001 - whatever it is, it is to be told of
             verdict = "RAW " + traceback.format_exc(limit=-2)
-        found[f"{label.split('·')[0].strip()}: {verdict.split()[0]}"] += 1
-        if verdict.split()[0] in ("DIFFERS", "RAW"):
-            failures += 1
-            if is_root:
+        word = verdict.split()[0]
+        self.found[f"{label.split('·')[0].strip()}: {word}"] += 1
+        if word in ("DIFFERS", "RAW"):
+            self.failures += 1
+            if self.comm.Get_rank() == 0:
                 print(f"{label}: {verdict}", flush=True)
 
-    for number in range(first, first + count):
+    def one(self, number: int) -> None:
+        """A task, in every way that these ranks can take."""
         task, batch = draw_task(number)
         notes: list[str] = []
-
-        def tell(*events: Any) -> None:
-            notes.extend(event.text for event in events if isinstance(event, Note))
-
-        context = Context(comm, tell, lambda: False)
-        way = random.Random(number + 2).choice(["server", "allreduce", "ordered"])
+        context = Context(self.comm, lambda *events: notes.extend(map(str, events)), lambda: False)
+        draw, size = random.Random(number + 2), self.comm.Get_size()
+        way, split, parts = draw.choice(WAYS), draw.choice(["replicas", "neurons"]), draw.choice([1, 2, 4])
         spec = Sharded(workers=size, aggregate=way, epochs=EPOCHS, batch=batch)
+        alone = Baseline(epochs=EPOCHS, batch=batch)
+        of = Subnets(subnets=parts, split=split, epochs=EPOCHS, batch=batch)
 
         def sharded() -> float:
             result = train_sharded(context, task, spec)
             gap = distance(result.network, train_alone(task, spec, size)) if result else 0.0
-            if any("ranks hold different" in note for note in notes):
-                raise AssertionError(notes)
-            return comm.bcast(gap, root=0)
-
-        attempt(f"sharded · {way} · {task.name} · batch {batch}", sharded)
-        if size > 1:
-            continue
-        alone = Baseline(epochs=EPOCHS, batch=batch)
-        attempt(
-            f"baseline · {task.name}",
-            lambda: distance(train_baseline(context, task, alone).network, plain(task, alone)),
-        )
-        parts = random.Random(number + 3).choice([1, 2, 4])
-        split = random.Random(number + 4).choice(["replicas", "neurons"])
-        of = Subnets(subnets=parts, split=split, epochs=EPOCHS, batch=batch)
+            assert not any("ranks hold different" in note for note in notes), notes
+            return self.comm.bcast(gap, root=0)
 
         def subnets() -> float | None:
             result = train_subnets(context, task, of)
-            return distance(result.subnets[0], plain(task, alone)) if split == "neurons" and parts == 1 else None
+            return distance(result.subnets[0], plain(task, alone)) if (split, parts) == ("neurons", 1) else None
 
-        attempt(f"subnets · {parts} {split} · {task.name}", subnets)
-    if is_root:
-        print(f"{size} ranks, {count} networks from {first}:", dict(sorted(found.items())))
-    return failures
+        self.attempt(f"sharded · {way} · {task.name} · batch {batch}", sharded)
+        if size == 1:
+            kept = f"{task.name} · batch {batch}"
+            self.attempt(
+                f"baseline · {kept}",
+                lambda: distance(train_baseline(context, task, alone).network, plain(task, alone)),
+            )
+            self.attempt(f"subnets · {parts} {split} · {kept}", subnets)
+
+
+def main(count: int = 200, first: int = 0) -> int:
+    """The number of failures."""
+    from mpi4py import MPI
+
+    torch.set_num_threads(1)
+    trials = Trials(MPI.COMM_WORLD)
+    for number in range(first, first + count):
+        trials.one(number)
+    if trials.comm.Get_rank() == 0:
+        ranks = trials.comm.Get_size()
+        print(f"{ranks} ranks, {count} networks from {first}:", dict(sorted(trials.found.items())))
+    return trials.failures
 
 
 if __name__ == "__main__":
-    sys.exit(bool(main(*map(int, sys.argv[1:] or [200]))))
+    sys.exit(bool(main(*map(int, sys.argv[1:]))))

@@ -15,7 +15,17 @@ from ..errors import InputError
 from ..task import Task, check_data
 from .forms import Form, find_form
 from .mapped import FileRows, place_in_file
-from .values import PIECE, as_numbers, as_tensor, check_finite, open_data, told_of_drawing, read_pairs, stack, whole_labels
+from .values import (
+    PIECE,
+    as_numbers,
+    as_tensor,
+    check_finite,
+    open_data,
+    read_pairs,
+    stack,
+    told_of_drawing,
+    whole_labels,
+)
 
 KEPT = 32 << 20
 """Bytes of a mapped file's rows that are kept in memory, where they are no more."""

@@ -351,11 +351,13 @@ def test_a_model_that_gets_no_gradient_is_refused():
 
 
 def test_what_gets_no_gradient_is_told():
-    model = nn.ModuleDict({"used": nn.Linear(4, 2), "spare": nn.Linear(4, 2)})
-    model.forward = lambda x: model["used"](x)
-    assert any(
-        "spare.weight, spare.bias got no gradient" in line for line in prepare(Task(model=model, data=(X, Y))).findings
-    )
+    def model():
+        made = Made(lambda self, x: self.net(x))
+        made.spare = nn.Linear(4, 2)
+        return made
+
+    found = prepare(Task(model=model, data=(X, Y))).findings
+    assert any("spare.weight, spare.bias got no gradient" in line for line in found)
 
 
 # D. The very network.
