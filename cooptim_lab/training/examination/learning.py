@@ -12,6 +12,7 @@ from ...data.values import first_line
 from ...errors import InputError
 from ...task import Task
 from ..building import build_optimizer, trained
+from ..modes import enter_training, has_modes
 from ..scoring import Loss
 
 FEW = 3
@@ -36,6 +37,8 @@ class Learned:
         Of parameters that the optimizer does not hold.
     is_still
         Whether no number has changed.
+    has_modes
+        Whether the optimizer holds other weights while it trains than when it is evaluated.
     """
 
     unused: tuple[str, ...] = ()
@@ -44,6 +47,7 @@ class Learned:
     reshaped: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     is_still: bool = False
+    has_modes: bool = False
 
 
 def see_learning(
@@ -61,6 +65,7 @@ def see_learning(
     rates = [group["lr"] for group in optimizer.param_groups if "lr" in group]
     if task.scheduler is None and rates and not any(bool(rate) for rate in rates):
         raise InputError("optimizer has lr = 0: nothing would be trained; give a rate above 0")
+    enter_training(optimizer)
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     before = {name: p.detach().clone() for name, p in named}
     places = {name: p.data_ptr() for name, p in named}
@@ -86,6 +91,7 @@ def see_learning(
         tuple(name for name, shape in shapes_of(network).items() if shapes.get(name) != shape),
         tuple(name for name, p in named if id(p) not in held),
         all(torch.equal(p.detach(), before[name]) for name, p in named if p.shape == before[name].shape),
+        has_modes(optimizer),
     )
 
 
@@ -125,6 +131,11 @@ def refuse_what_lies_flat(learned: Learned, way: str) -> None:
     if learned.sparse:
         raise InputError(
             f"{way} adds up whole gradients, and {_some(learned.sparse)} gets a sparse one: leave sparse=True out"
+        )
+    if learned.has_modes:
+        raise InputError(
+            f"{way} hands weights from rank to rank, and this optimizer holds others while it trains than it evaluates "
+            "(it has train() and eval()): train the network as it is, or give another optimizer"
         )
     if learned.reshaped:
         raise InputError(
