@@ -17,7 +17,7 @@ from .ranks.pool import RankPool
 from .ranks.shared import shared_pool
 from .ranks.spmd import check_source
 from .ranks.spmd import run_cell as spmd_program
-from .resuming import Carrier, Submit, reopen
+from .resuming import Resumption, Submit, reopen
 from .runs import store
 from .runs.events import Started
 from .runs.result import Result
@@ -156,7 +156,7 @@ def launch(task: Task | None, spec: Spec, *, pool: RankPool | None = None, recor
         store.keep(run)
     run.post(Started(way=spec.way, options=spec.options(), workers=spec.workers))
     if isinstance(spec, Sharded) and spec.save_every and record:
-        Carrier(run, _submitter(run, task, spec, pool), spec.retries).begin(task, spec)
+        Resumption(run, _submitter(run, task, spec, pool), spec.retries).begin(task, spec)
         return run
     return _submit(run, pool, run_program, {"task": task, "spec": spec}, spec.workers, finish=_finish)
 
@@ -182,7 +182,7 @@ def resume(id: str, *, pool: RankPool | None = None) -> Run[Result]:
     run, task, spec, lock = reopen(id)
     assert isinstance(spec, Sharded)
     store.keep(run, again=True)
-    Carrier(run, _submitter(run, task, spec, pool), spec.retries).go_on(lock)
+    Resumption(run, _submitter(run, task, spec, pool), spec.retries).go_on(lock)
     return run
 
 

@@ -32,7 +32,7 @@ class Step(Protocol[Batch]):
         """The loss of every curve, shape (curves,) or (curves, steps), detached."""
 
 
-FLUSH_SECONDS = 0.2  # often enough for the eye, seldom enough to cost nothing
+FLUSH_SECONDS = 0.25  # often enough for the eye, seldom enough to cost nothing
 MOST_POINTS = 10_000
 """Of a curve: of a run of more steps, several are told as their mean."""
 

@@ -1,6 +1,6 @@
 """How a task is to be trained: one frozen, validated dataclass per way, and every option declared here once.
 
-The Python calls, the magics' parser, its help and its completion, and the panel's sliders all read these fields: name,
+The Python calls, the magics' parser, its help and its completion all read these fields: name,
 type, default, bounds, choices, help. Options that only a face has (`--bg`, `-o`) are not here.
 """
 
