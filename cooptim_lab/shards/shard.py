@@ -112,7 +112,7 @@ def _read(context: Context, task: Task, spec: Sharded, network: bytes) -> tuple[
 def _examine(context: Context, task: Task, shard: Shard, labels: Tensor) -> Examined:
     spec, rows = shard.spec, shard.rows
     model = put(unpacked(shard.network), training=True)
-    shard.held.check(model)
+    shard.held.check(put(unpacked(shard.network), training=True))
     smallest = smallest_batch(sum(shard.deal.sizes), spec.batch)
     if normalising(_is_normalised(shard), spec, context.size) == ALONE:
         smallest = _smallest_part(shard.deal, spec, context.rank)
