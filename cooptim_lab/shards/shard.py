@@ -81,8 +81,9 @@ def open_shard(context: Context, task: Task, spec: Sharded) -> Shard:
     every = torch.cat(allgather(comm, labels)).unique()
     examined = agreed(comm, lambda: _examine(context, task, shard, every))
     # What outputs mean, and the loss divides by, is the same for all: what rank 0 has found.
-    first, unused = bcast(comm, examined), {name for of in allgather(comm, examined.learned.unused) for name in of}
-    learned = replace(first.learned, unused=tuple(sorted(unused)))
+    learned = examined.learned
+    first, unused = bcast(comm, examined), allgather(comm, {*learned.unused, *learned.at_times})
+    learned = replace(first.learned, at_times=tuple(sorted(set[str]().union(*unused))))
     lines = (*shard.examined.findings, *first.findings)
     normalises = bcast(comm, normalising(_is_normalised(shard), spec, context.size))
     shard.held.meaning, shard.held.reduction = first.meaning, first.reduction

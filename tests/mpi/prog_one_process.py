@@ -43,6 +43,19 @@ def normed() -> nn.Module:
     return nn.Sequential(nn.Linear(6, 7, bias=False), nn.BatchNorm1d(7), nn.Tanh(), nn.Linear(7, 3)).double()
 
 
+def pictures() -> nn.Module:
+    """Of one row, BatchNorm has the places of a picture to normalise over."""
+    layers = [
+        nn.Unflatten(1, (1, 2, 3)),
+        nn.Conv2d(1, 4, 2),
+        nn.BatchNorm2d(4),
+        nn.Tanh(),
+        nn.Flatten(),
+        nn.Linear(8, 3),
+    ]
+    return nn.Sequential(*layers).double()
+
+
 class Frozen(nn.Module):
     """Its BatchNorm is in evaluation mode while it trains, by the model's own `train`."""
 
@@ -162,6 +175,7 @@ KINDS = {
     "a bounded gradient": Kind(said={"optimizer": momentum, "clip": 0.05}),
     "a batch of one row": Kind(batch=23),
     "parts of one row": Kind(batch=size),
+    "BatchNorm, a rank without rows": Kind(pictures, batch=23),
 }
 
 
