@@ -66,7 +66,11 @@ class TestNeurons:
             assert same(run(spec, task(optimizer=optimizer))[0].network, plain.network)
 
     def test_an_optimizer_that_forgets_when_it_is_dealt_anew_is_not_plain_training(self, monkeypatch):
-        monkeypatch.setattr(Trainer, "remember", lambda self, memory, subnets: None)
+        def forget(self, memory):
+            for _, updater in self._made.pairs:
+                updater.optimizer.state.clear()
+
+        monkeypatch.setattr(Trainer, "remember", forget)
         plain, _ = run(Baseline(epochs=4, batch=16), task(), train_baseline)
         spec = Subnets(subnets=1, split="neurons", resplit=1, fuse="merge", epochs=4, batch=16)
         assert not same(run(spec, task())[0].network, plain.network)
@@ -74,7 +78,7 @@ class TestNeurons:
     @pytest.mark.parametrize("engine", ["stacked", "separate"])
     def test_dealing_anew_changes_nothing_by_itself(self, engine):
         model = network()
-        still = task(model=model, optimizer=lambda p: torch.optim.SGD(p, lr=0.0, momentum=0.9))
+        still = task(model=model, optimizer=lambda p: torch.optim.SGD(p, lr=1e-30, momentum=0.9))
         spec = Subnets(subnets=3, split="neurons", resplit=1, fuse="merge", epochs=4, engine=engine)
         assert same(run(spec, still)[0].network, model)
 
