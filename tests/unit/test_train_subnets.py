@@ -66,7 +66,11 @@ class TestNeurons:
             assert same(run(spec, task(optimizer=optimizer))[0].network, plain.network)
 
     def test_an_optimizer_that_forgets_when_it_is_dealt_anew_is_not_plain_training(self, monkeypatch):
-        monkeypatch.setattr(Trainer, "remember", lambda self, memory, subnets: None)
+        def forget(self, memory):
+            for _, updater in self._made.pairs:
+                updater.optimizer.state.clear()
+
+        monkeypatch.setattr(Trainer, "remember", forget)
         plain, _ = run(Baseline(epochs=4, batch=16), task(), train_baseline)
         spec = Subnets(subnets=1, split="neurons", resplit=1, fuse="merge", epochs=4, batch=16)
         assert not same(run(spec, task())[0].network, plain.network)
