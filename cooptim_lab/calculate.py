@@ -14,7 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from .comm.context import Context
 from .errors import InputError
-from .ranks.pool import RankPool, shared_pool
+from .ranks.pool import RankPool
+from .ranks.shared import shared_pool
 
 Function = Callable[[NDArray[Any]], Any]
 

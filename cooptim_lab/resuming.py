@@ -1,8 +1,9 @@
 """Runs that outlive what carries them: a lost rank, a killed kernel.
 
 A run with checkpoints keeps its task beside its record. When a rank is lost, the run goes on from the newest checkpoint
-by itself, as often as `retries` says; when the kernel went away, another takes it up (`reopen`). A lock, which the
-system takes away with the process that holds it, sees to it that only one kernel carries a run.
+by itself, as often as `retries` says (one that was lost before the run had begun on it is the pool's business, and
+costs no retry); when the kernel went away, another takes it up (`reopen`). A lock, which the system takes away with the
+process that holds it, sees to it that only one kernel carries a run.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import InputError, LabError, PoolError, RankFailure
-from .ranks.job import is_of_mpi
+from .ranks.failures import is_of_mpi
 from .ranks.parcel import dumps
 from .runs import store
 from .runs.events import Ended, Note

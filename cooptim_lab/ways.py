@@ -13,7 +13,8 @@ from .comm.context import Context
 from .data.datasets import digits
 from .errors import InputError, LabError
 from .ranks.job import give_values
-from .ranks.pool import RankPool, shared_pool
+from .ranks.pool import RankPool
+from .ranks.shared import shared_pool
 from .ranks.spmd import check_source
 from .ranks.spmd import run_cell as spmd_program
 from .resuming import Carrier, Submit, reopen

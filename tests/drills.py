@@ -27,14 +27,17 @@ import psutil
 
 from cooptim_lab import InputError, LabError, RankFailure, RankPool, Result, RunStopped, digits, train_sharded
 from cooptim_lab.comm.waiting import complete
+from cooptim_lab.ranks.attempt import ANSWER_SECONDS
 from cooptim_lab.ranks.forking import shared_nursery
-from cooptim_lab.ranks.job import ANSWER_SECONDS, give_values
+from cooptim_lab.ranks.job import give_values
 from cooptim_lab.runs.events import Output, Progress, Resumed
 from cooptim_lab.runs.run import Run
 from tests.kernel.server import Server, server
-from tests.support import PATIENCE_SECONDS, rank_processes, wait_until
+from tests.support import PATIENCE_SECONDS, rank_processes, traces, wait_until
 
 WORKERS, REACH_SECONDS = 4, 2.0
+AT_REST_SECONDS = 0.02
+"""So long before a job is handed in a rank at rest is killed: the system takes half of it to end the process."""
 OUTPUT_LINES = 100_000
 """Of about a kilobyte: 100 MB."""
 
@@ -42,7 +45,7 @@ SIZES = (100, 100_000)
 """Of a message, in numbers: MPICH copies the large out of the sender's memory, also when the sender is gone."""
 TRAINING_EPOCHS, TRAINING_STEPS, SAVE_EVERY = 300, 6900, 50
 """Of the digits: 23 steps an epoch. Steps are told of every half second, and a training must not be over by then: what
-would be killed is a rank at rest, and the next training would bear it."""
+would be killed is a rank at rest, which harms no training."""
 
 OWNER = """
 import sys, time
@@ -103,6 +106,33 @@ class Drills:
         os.kill(self.pool.status()[victim]["pid"], signal.SIGKILL)
         self.expect(run, RankFailure, f"rank {victim}", "SIGKILL")
         return self.works_again()
+
+    def a_rank_is_killed_at_rest(self) -> float:
+        """A moment before a job that it may have no part in, which ends well all the same and asks for no retry."""
+        self.works_again()
+        before, asked = rank_processes(), list[LabError]()
+        files, pids = traces(before), [row["pid"] for row in self.pool.status()]
+        workers = self.random.choice((1, WORKERS))
+        run: Run[list] = Run("drill", {})
+        os.kill(self.random.choice(pids), signal.SIGKILL)
+        time.sleep(self.random.random() * AT_REST_SECONDS)
+        began = time.monotonic()
+        self.pool.submit(
+            run,
+            lambda context: print("in", flush=True) or context.comm.allreduce(1),
+            {},
+            workers=workers,
+            finish=give_values,
+            rescue=lambda error: asked.append(error) or False,
+        )
+        assert run.wait(PATIENCE_SECONDS) == [workers] * workers
+        seconds = time.monotonic() - began
+        assert not asked, f"a retry was asked for: {asked}"
+        said = [event.text for event in run.log.since(0) if isinstance(event, Output)]
+        assert "".join(said) == "in\n" * workers, f"it was seen to begin more than once: {said}"
+        assert wait_until(lambda: before.isdisjoint(rank_processes()), REACH_SECONDS), "processes are left"
+        assert not [file for file in files if file.exists()], "files are left"
+        return seconds
 
     def a_rank_raises_while_others_wait(self) -> float:
         who = self.random.randrange(WORKERS)
@@ -270,6 +300,7 @@ def tasks_in_a_row(pool: RankPool, times: int) -> None:
 
 DRILLS: dict[str, float] = {  # how often, as a part of --times
     "a_rank_is_killed_in_a_collective": 1,
+    "a_rank_is_killed_at_rest": 1,
     "a_rank_raises_while_others_wait": 1,
     "an_interrupt_at_a_random_moment": 1,
     "the_kernel_is_killed": 0.4,

@@ -1,38 +1,31 @@
-"""RankPool: MPI ranks that stand ready. Start, submit, stop, close.
+"""RankPool: MPI ranks that stand ready, as their user sees them. Start, submit, stop, close.
 
-One thread carries the pool: it takes jobs from a queue, starts (or grows) the ranks when a job needs them, and sees
-each job to its end. Whatever goes wrong on a rank ends the job for all of them, and the next job finds a whole pool
-again.
+What is asked is checked here and handed to the thread that carries the pool (carrier.py); how ranks are started, spoken
+to and lost is not known here.
 """
 
 from __future__ import annotations
 
 import atexit
 import itertools
-import queue
-import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ..errors import InputError, LabError, PoolError, RunStopped
+from ..errors import InputError, LabError, PoolError
 from ..hardware import allowed_cpus
-from ..runs.events import Note, Phase
 from ..runs.run import Run
-from . import wire
-from .forking import Nursery, shared_nursery
-from .job import Closing, Finish, Job, StopAsked, give_values
+from .carrier import CLOSED, Carrier
+from .cpus import count_cpus
+from .job import Finish, Job, give_values, pack_calls
 from .launch import Launch
-from .parcel import Sender
-from .rankset import Mailbox, RankSet
 from .spmd import pull_name, push_names
-
-CLOSE_SECONDS = 10.0
-"""How long `close` waits for the ranks' end, which takes a fraction of it."""
+from .survey import tabulate
 
 
 class RankPool:
     """Ranks that serve one job after the other.
+
+    A rank that dies at rest is no failure of the job that meets it: that job begins again, on other ranks.
 
     Parameters
     ----------
@@ -71,18 +64,11 @@ class RankPool:
         interface: str | None = None,
     ) -> None:
         self.launch = Launch.parse(hosts, launcher, interface)
-        self.workers = (self.launch.room or 1) if workers is None else workers
-        check_workers(self.workers)
-        self.launch.check_room(self.workers)
+        workers = (self.launch.room or 1) if workers is None else workers
+        check_workers(workers)
+        self.launch.check_room(workers)
         self._ids = itertools.count(1)
-        self._queue: queue.SimpleQueue[Job | Callable[[], None] | None] = queue.SimpleQueue()
-        self._mailbox: Mailbox = queue.SimpleQueue()
-        self._set: RankSet | None = None
-        self._current: Job | None = None
-        self._closed = False
-        self._epoch = 0
-        self._thread = threading.Thread(target=self._serve, name="cooptim-pool", daemon=True)
-        self._thread.start()
+        self._carrier = Carrier(self.launch, workers)
         atexit.register(self.close)
 
     def __enter__(self) -> RankPool:
@@ -129,26 +115,14 @@ class RankPool:
         PoolError
             When the pool was closed.
         """
-        if self._closed:
-            raise PoolError("the pool is closed: make a new RankPool")
+        if self.is_closed:
+            raise PoolError(CLOSED)
         check_workers(workers)
         self.launch.check_room(workers)
         if per_rank is not None and len(per_rank) != workers:
             raise InputError(f"per_rank has {len(per_rank)} parts for {workers} ranks: give one for each")
-        sender = Sender()
-        try:
-            shared = sender.pack((program, dict(arguments)))
-            own = [()] * workers if per_rank is None else [(sender.pack(dict(part)),) for part in per_rank]
-            calls = tuple((shared, *parts) for parts in own)
-        except BaseException:  # an interrupt too: the memory files are nobody's then
-            sender.close()
-            raise
-        job = Job(next(self._ids), run, calls, sender, workers, finish, is_cooperative, timeout, rescue)
-        run.on_stop(lambda level: self._mailbox.put((None, StopAsked())))
-        self._queue.put(job)
-        if self._closed and threading.current_thread() is not self._thread:  # it was closed meanwhile
-            self._thread.join(CLOSE_SECONDS)
-            self._turn_away()
+        calls, sender = pack_calls(program, arguments, [{}] * workers if per_rank is None else per_rank)
+        self._carrier.submit(Job(next(self._ids), run, calls, sender, workers, finish, is_cooperative, timeout, rescue))
 
     def run(
         self,
@@ -194,7 +168,7 @@ class RankPool:
             When the hosts have no room for so many.
         """
         self.launch.check_room(workers)
-        self.workers = max(self.workers, workers)
+        self._carrier.workers = max(self.workers, workers)
 
     def start(self) -> None:
         """Start the ranks now and wait for them, instead of at the first job.
@@ -203,34 +177,39 @@ class RankPool:
         ------
         PoolError
         """
-        self._on_thread(lambda: self._ensure(self.workers, lambda: False))
+        self._carrier.start()
 
     def stop(self) -> None:
         """Let the ranks leave, after the jobs that are queued. The next job starts new ones."""
-        self._on_thread(self._release)
+        self._carrier.stop()
 
     def close(self) -> None:
         """End the pool for good: the running job fails, the ranks are ended at once."""
-        if self._closed:
+        if self.is_closed:
             return
-        self._closed = True
         atexit.unregister(self.close)
-        self._mailbox.put((None, Closing()))
-        self._queue.put(None)
-        self._thread.join(CLOSE_SECONDS)
+        self._carrier.close()
+
+    @property
+    def workers(self) -> int:
+        """How many ranks a start brings, at the least."""
+        return self._carrier.workers
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it has ended for good."""
+        return self._carrier.is_closed
 
     @property
     def cpus(self) -> int:
         """How many CPUs its ranks may use, on all their machines: of a pool that is elsewhere, once they are there."""
-        ranks = self._set
-        if self.launch.is_here or ranks is None:
-            return allowed_cpus()
-        return sum({hello.machine: hello.cpus for hello in ranks.hellos.values()}.values())
+        ranks = self._carrier.ranks
+        return allowed_cpus() if self.launch.is_here or ranks is None else count_cpus(ranks.hellos.values())
 
     @property
     def is_busy(self) -> bool:
         """Whether a job is running or waiting."""
-        return self._current is not None or not self._queue.empty()
+        return self._carrier.is_busy
 
     def status(self) -> list[dict[str, Any]]:
         """One row per rank: rank, host, pid, state, memory, threads, seconds, library; none while no ranks are started.
@@ -239,188 +218,13 @@ class RankPool:
         the rank itself says, or None from one that does not answer at once; `seconds` since they were ready; `library`
         the MPI library's own version line.
         """
-        ranks, current = self._set, self._current
+        ranks, busy = self._carrier.ranks, self._carrier.busy
         if ranks is None or ranks.is_lost:
             return []
-        busy = current.pending if current is not None else set()
-        silent = wire.Told(memory=None, threads=None)
-        told = ranks.survey()
-        return [
-            {
-                "rank": rank,
-                "host": hello.host,
-                "pid": hello.pid,
-                "state": "busy" if rank in busy else "idle",
-                "memory": told.get(rank, silent).memory,
-                "threads": told.get(rank, silent).threads,
-                "seconds": time.time() - ranks.started,
-                "library": hello.library,
-            }
-            for rank, hello in sorted(ranks.hellos.items())
-        ]
-
-    # On the pool's thread.
-
-    def _on_thread(self, action: Callable[[], object]) -> None:
-        """Run an action between jobs and wait for it; what it raises is raised here."""
-        done, raised = threading.Event(), list[Exception]()
-
-        def act() -> None:
-            try:
-                action()
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is the caller's to know
-                raised.append(error)
-            finally:
-                done.set()
-
-        self._queue.put(act)
-        while not done.wait(0.2):
-            if not self._thread.is_alive():
-                raise PoolError("the pool is closed: make a new RankPool")
-        if raised:
-            raise raised[0]
-
-    def _serve(self) -> None:
-        while (item := self._queue.get()) is not None:
-            if not isinstance(item, Job):
-                item()
-                continue
-            self._current = item
-            try:
-                self._execute(item)
-            except Exception as error:  # noqa: BLE001 - a run must end, whatever happens; the error is its end
-                if item.pending:
-                    self._drop()  # some ranks are still at it
-                self._fail(item, error)
-            finally:
-                item.sender.close()
-                self._current = None
-        self._drop()
-        self._turn_away()
-
-    def _fail(self, job: Job, error: Exception) -> None:
-        """The run fails, unless its rescue has submitted it again."""
-        try:
-            if isinstance(error, LabError) and job.rescue is not None and job.rescue(error):
-                return
-        except Exception as second:  # noqa: BLE001 - this thread serves all jobs: it outlives what a rescue raises
-            error = second
-        job.run.fail(error)
-
-    def _turn_away(self) -> None:
-        """Fail the jobs that came while the pool was closing: nobody would ever look at them."""
-        while True:
-            try:
-                item = self._queue.get_nowait()
-            except queue.Empty:
-                return
-            if isinstance(item, Job):
-                item.sender.close()
-                item.run.fail(RunStopped("stopped: the pool was closed"))
-
-    def _ensure(self, workers: int, cancelled: Callable[[], bool]) -> RankSet:
-        """Ranks that are alive and enough."""
-        if self._set is not None and not self._set.is_lost and self._set.workers >= workers:
-            return self._set
-        self._release()
-        self._mailbox = queue.SimpleQueue()  # what the old ranks may still say is for nobody
-        nursery = shared_nursery() if self.launch.is_here else None
-        self._set = self._bring_up(workers, nursery, cancelled)
-        return self._set
-
-    def _bring_up(self, workers: int, nursery: Nursery | None, cancelled: Callable[[], bool]) -> RankSet:
-        fresh = RankSet(max(workers, self.workers), self._mailbox, self.launch, nursery)
-        try:
-            fresh.start(lambda: cancelled() or self._closed)
-        except PoolError:
-            if nursery is None or not nursery.is_gone():
-                raise
-            # The nursery died meanwhile: each rank by itself, this once.
-            return self._bring_up(workers, None, cancelled)
-        return fresh
-
-    def _release(self) -> None:
-        if self._set is not None and not self._set.is_lost:
-            self._set.close()
-        self._set = None
-
-    def _drop(self) -> None:
-        if self._set is not None:
-            self._set.kill()
-        self._set = None
-
-    def _execute(self, job: Job) -> None:
-        run = job.run
-        known = self._set
-        if known is None or known.is_lost or known.workers < job.workers:
-            run.post(Phase(text=f"starting {max(job.workers, self.workers)} MPI ranks"))
-        try:
-            ranks = self._ensure(job.workers, lambda: run.stop_level > 0)
-        except PoolError:
-            if run.stop_level == 0:
-                raise
-            run.fail(RunStopped("stopped while the ranks were starting"))
-            return
-        if run.stop_level or self._closed:
-            run.fail(RunStopped("stopped before it began"))
-            return
-        if ranks.reason and ranks is not known:
-            run.post(Note(text=f"ranks could not be forked, each has imported torch by itself: {ranks.reason}"))
-        for text in crowded([ranks.hellos[rank] for rank in range(job.workers)]):
-            run.post(Note(text=text))
-        run.begin()
-        run.post(Phase(text="running"))
-        job.execute(ranks, self._mailbox, self._epoch)
-        if job.failure is not None:
-            self._epoch += 1
-            self._fail(job, job.failure)
+        return tabulate(ranks.hellos, ranks.survey(), busy, ranks.started)
 
 
 def check_workers(workers: Any) -> None:
     """Refuse what is no number of ranks."""
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
         raise InputError(f"workers = {workers!r}: must be a whole number, 1 or more")
-
-
-def crowded(hellos: Sequence[wire.Hello]) -> list[str]:
-    """What is to be said of machines that have fewer CPUs than ranks."""
-    notes, machines = [], dict.fromkeys(hello.machine for hello in hellos)
-    for machine in machines:
-        here = [hello for hello in hellos if hello.machine == machine]
-        places = {hello.affinity for hello in here}
-        cpus = here[0].cpus if len(places) == 1 else len(set().union(*places))  # or each is bound to some of them
-        if len(here) > cpus:
-            where = f" on {here[0].host}" if len(machines) > 1 else ""
-            notes.append(f"{len(here)} workers share {cpus} CPUs{where}: they take turns, do not expect a speedup")
-    return notes
-
-
-SHARED_WORKERS = 2
-"""What the shared pool starts with where there are CPUs for them: enough for the first lessons without a restart."""
-_shared: RankPool | None = None
-_sharing = threading.Lock()
-
-
-def shared_pool() -> RankPool:
-    """The pool of this process, which all calls use that are not given one. Its ranks start with the first job."""
-    global _shared  # noqa: PLW0603 - one pool per process is the point
-    with _sharing:
-        if _shared is None or _shared._closed:
-            _shared = RankPool(min(allowed_cpus(), SHARED_WORKERS))
-        return _shared
-
-
-def share_pool(pool: RankPool) -> None:
-    """Make this the pool of the process; the one before ends."""
-    global _shared  # noqa: PLW0603
-    with _sharing:
-        if _shared is not None:
-            _shared.close()
-        _shared = pool
-
-
-def close_shared_pool() -> None:
-    """End the shared pool, if there is one; the next `shared_pool()` makes another."""
-    with _sharing:
-        if _shared is not None:
-            _shared.close()

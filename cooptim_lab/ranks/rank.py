@@ -7,20 +7,17 @@ passes on to it, and tells the others through MPI.
 
 The main thread runs programs, and between them blocks on a queue: an idle rank uses no CPU. A thread of its own reads
 the control connection, so that a rank can be stopped while it computes, and ends the process when the kernel goes.
+What a program is for, and what becomes of its value, is the kernel's business.
 """
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import faulthandler
-import fcntl
 import os
 import queue
 import signal
 import socket
 import sys
-import termios
 import threading
 import time
 import traceback
@@ -37,16 +34,15 @@ import psutil
 from ..comm.context import Context
 from ..comm.waiting import LONGEST, SHORTEST
 from ..errors import InputError
-from ..hardware import allowed_cpus
 from . import heap, wire
+from .greeting import find_meeting, greet
 from .guard import open_segments
-from .meeting import Meeting
-from .parcel import Store, machine, unpack
-from .wire import Failed, Finished, Happened, Hello, Leave, Start, Stop, Stored, Told
+from .parcel import Store, unpack
+from .printing import flush_output, see_off
+from .tracebacks import one_line, own_traceback
+from .wire import Begun, Failed, Finished, Happened, Leave, Start, Stop, Stored, Told
 
 TAGS = 32768  # MPI promises as many
-PACKAGE = Path(__file__).parent.parent
-SEE_OFF_SECONDS = 30.0
 LEFT = 4  # jobs
 EXIT_WITHOUT_KERNEL = 75  # EX_TEMPFAIL: the kernel went away
 
@@ -99,6 +95,11 @@ class Rank:
                     self._stop = message
                     if message.hard and message.job == self._job:
                         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+                case Start(job=job):
+                    self.send(Begun(job))
+                    self._inbox.put(message)
+                case wire.Aside(job=job):
+                    self.send(Begun(job))
                 case wire.Ask():
                     self.send(tell())
                 case wire.Store(job=job, file=file, data=data):
@@ -143,7 +144,7 @@ class Rank:
         except BaseException as error:  # noqa: BLE001 - whatever the program raised belongs to its user
             self._interruptible = False
             self._left.append(error)
-            return Failed(start.job, "error", _one_line(error), _own_traceback(error))
+            return Failed(start.job, "error", one_line(error), own_traceback(error))
         finally:
             self._interruptible = False
 
@@ -192,42 +193,6 @@ def set_threads(threads: int) -> None:
         torch.set_num_threads(threads)
 
 
-def flush_output() -> None:
-    """Bring what Python and C have buffered to the descriptors, before the kernel is told that a program ended."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):  # the program closed it
-            stream.flush()
-    ctypes.CDLL(None).fflush(None)
-
-
-def see_off(printed: Sequence[socket.socket]) -> None:
-    """Wait until the kernel's host has all that was printed: on a network, messages of `control` may overtake it."""
-    deadline = time.monotonic() + SEE_OFF_SECONDS
-    while any(unsent(connection) for connection in printed) and time.monotonic() < deadline:
-        time.sleep(0.001)
-
-
-def unsent(connection: socket.socket) -> int:
-    """Bytes that the other host has not acknowledged; 0 of a connection that is gone, or where none can tell."""
-    try:
-        return int.from_bytes(fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
-    except OSError:
-        return 0
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(traceback.format_exception_only(error)[-1].split())
-
-
-def _own_traceback(error: BaseException) -> str:
-    """The traceback from the first frame that is not this package's: where the user's own code begins."""
-    frames = error.__traceback__
-    while frames is not None and Path(frames.tb_frame.f_code.co_filename).is_relative_to(PACKAGE):
-        frames = frames.tb_next
-    frames = frames or error.__traceback__  # all of it is ours: then ours is what must be seen
-    return "".join(traceback.format_exception(type(error), error, frames))
-
-
 def tell() -> Told:
     """How this process is."""
     me = psutil.Process()
@@ -236,50 +201,6 @@ def tell() -> Told:
     except (psutil.Error, AttributeError):  # no such number on macOS
         memory = None
     return Told(memory, me.num_threads())
-
-
-def find_meeting(directory: Path | None, world: Any) -> Meeting:
-    """Where the kernel is. Collective, where it is not this machine's."""
-    if directory is not None:
-        return Meeting.read(directory)
-    line = sys.stdin.buffer.readline() if world.Get_rank() == 0 else b""
-    with Path(os.devnull).open("rb") as nothing:
-        os.dup2(nothing.fileno(), 0)  # what programs find, and nothing of the key
-    line = world.bcast(line, root=0)
-    if not line:
-        sys.exit(
-            "rank 0 was told nothing on its standard input, where it learns where the notebook is: the launcher must "
-            f"pass it on (or mpi4py uses another MPI than the launcher: this rank sees {world.Get_size()} ranks)"
-        )
-    return Meeting.loads(line)
-
-
-def greet(meeting: Meeting, world: Any) -> tuple[Connection, list[socket.socket]]:
-    """Connect in every role: `control`, and where output goes through TCP, that."""
-    from mpi4py import MPI
-
-    rank, printed = world.Get_rank(), []
-    streams = [(meeting.connect(role, rank), descriptor) for role, descriptor in (("stdout", 1), ("stderr", 2))]
-    control = meeting.connect("control", rank)
-    for connection, descriptor in streams:  # only now that nothing is left to be said to the launcher
-        os.dup2(connection.fileno(), descriptor)
-        if not isinstance(meeting.address, str):
-            printed.append(socket.socket(fileno=os.dup(connection.fileno())))
-        connection.close()
-    control.send(
-        Hello(
-            rank,
-            world.Get_size(),
-            socket.gethostname(),
-            os.getpid(),
-            " ".join(MPI.Get_library_version().splitlines()[0].strip("\0").split()),
-            machine(),
-            allowed_cpus(),
-            tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else (),
-            tuple(open_segments(os.getpid())),
-        )
-    )
-    return control, printed
 
 
 def main(directory: Path | None) -> None:

@@ -45,6 +45,13 @@ class Start:
 
 
 @dataclass(frozen=True)
+class Aside:
+    """A job begins in which this rank has no part. It says `Begun` all the same: alive, that is."""
+
+    job: int
+
+
+@dataclass(frozen=True)
 class Stop:
     """End job `job` early: by the flag that programs look at, or (hard) by KeyboardInterrupt."""
 
@@ -102,6 +109,13 @@ class Stored:
     job: int
     file: str
     path: str
+
+
+@dataclass(frozen=True)
+class Begun:
+    """The rank has heard of a job and begins: its end is the job's from now on. Sent before the program is opened."""
+
+    job: int
 
 
 @dataclass(frozen=True)

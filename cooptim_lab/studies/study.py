@@ -11,7 +11,8 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from ..data.datasets import digits
 from ..errors import InputError, LabError, RunStopped
-from ..ranks.pool import RankPool, shared_pool
+from ..ranks.pool import RankPool
+from ..ranks.shared import shared_pool
 from ..runs import store
 from ..runs.events import Event, Note, Phase, Started
 from ..runs.run import Run

@@ -13,10 +13,6 @@ from cooptim_lab.ranks.forking import close_shared_nursery, shared_nursery
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
-    from .commands import Session
-
-_sessions: dict[int, Session] = {}
-
 
 def register(shell: InteractiveShell) -> None:
     """Give the shell `%cooptim` and `%%cooptim`, and their completion."""
@@ -30,7 +26,8 @@ def register(shell: InteractiveShell) -> None:
         %%cooptim task               the body defines model and data: your own task
         %cooptim subnets --help      what a command can be told
         """
-        from .commands import dispatch
+        from .dispatch import dispatch
+        from .session import session
 
         dispatch(session(shell), line, cell)
 
@@ -45,18 +42,13 @@ def unregister(shell: InteractiveShell) -> None:
         shell.magics_manager.magics[kind].pop("cooptim", None)
     if _match in shell.Completer.custom_matchers:
         shell.Completer.custom_matchers.remove(_match)
-    _sessions.pop(id(shell), None)
-    from cooptim_lab.ranks.pool import close_shared_pool
+    from cooptim_lab.ranks.shared import close_shared_pool
 
+    from .session import forget
+
+    forget(shell)
     close_shared_pool()
     close_shared_nursery()
-
-
-def session(shell: InteractiveShell) -> Session:
-    """What the notebook of this shell has: its current task and its runs."""
-    from .commands import Session
-
-    return _sessions.setdefault(id(shell), Session(shell))
 
 
 def _match(context: Any) -> dict[str, Any]:
@@ -66,7 +58,7 @@ def _match(context: Any) -> dict[str, Any]:
     """
     from IPython.core.completer import SimpleCompletion
 
-    from .options import complete
+    from .dispatch import complete
 
     before = context.text_until_cursor
     magics = ("%cooptim ",) if context.cursor_line else ("%cooptim ", "%%cooptim ")

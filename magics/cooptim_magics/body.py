@@ -1,4 +1,7 @@
-"""A cell's body: run like any cell in the notebook's own namespace, and the names that it bound."""
+"""A cell's body: run like any cell in the notebook's own namespace, the names it bound, the task that they make.
+
+It must not know which command the cell belongs to.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,33 @@ from typing import Any
 
 from IPython.core.interactiveshell import InteractiveShell
 
+from cooptim_lab.task import Task, misspelt
+
 
 class BodyFailed(Exception):
     """The body raised; its own traceback is under the cell already."""
 
     def _render_traceback_(self) -> list[str]:
         return [f"{self}"]
+
+
+def task_from_body(shell: InteractiveShell, body: str) -> Task:
+    """The task that a body defines; of names that look like one of a task's but are none, it tells.
+
+    Raises
+    ------
+    BodyFailed
+        When it raised.
+    InputError
+        When what it defines is no task.
+    """
+    if not body.strip():
+        return Task.from_names({})  # says what is missing
+    names = run_body(shell, body, "no task was defined")
+    task = Task.from_names(names)
+    for line in misspelt(names):
+        print(f"⚠ {line}")
+    return task
 
 
 def run_body(shell: InteractiveShell, body: str, purpose: str) -> dict[str, Any]:

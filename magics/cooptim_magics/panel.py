@@ -2,6 +2,7 @@
 
 Controls answer while a cell blocks: their messages travel on subshells (see `answer_on_own_subshell`), so a callback
 may run on any thread and is short. What a callback has to say goes to the panel's own status line, never to `print`.
+It does by itself what the commands do by theirs, and must know none of them.
 """
 
 from __future__ import annotations
@@ -9,25 +10,22 @@ from __future__ import annotations
 import threading
 import uuid
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ipywidgets as widgets
 from IPython.display import display, update_display
 
 from cooptim_lab import hardware, ways
 from cooptim_lab.errors import LabError
-from cooptim_lab.ranks.pool import shared_pool
+from cooptim_lab.ranks.shared import shared_pool
 from cooptim_lab.runs.run import Run
 from cooptim_lab.studies.compare import Comparison, compare
 from cooptim_lab.training.spec import Baseline, Sharded, Subnets, make_spec
 
 from .chart import LiveChart
 from .plots import mime_bundle
-from .tables import picture_table
+from .session import Session
 from .view import Follower
-
-if TYPE_CHECKING:
-    from .commands import Session
 
 WAYS = {
     "as it is": Baseline,
@@ -81,7 +79,8 @@ class LabPanel:
         self.box = widgets.VBox(
             [
                 widgets.HBox([widgets.VBox([self.way, self.epochs]), widgets.VBox([self.workers, self.subnets])]),
-                widgets.HBox([self.run_button, self.stop_button, self.message]),
+                widgets.HBox([self.run_button, self.stop_button]),
+                self.message,  # a line of its own: a long one would squeeze the buttons
                 self.chart,
             ]
         )
@@ -147,11 +146,11 @@ class LabPanel:
         picture = follower.picture
         update_display(mime_bundle(picture), display_id=self._figure_id, raw=True)
         if picture.table:
-            update_display(picture_table(picture), display_id=self._table_id)
+            update_display(picture.full_table, display_id=self._table_id)
         doubts = picture.notes + [
             f"{row.title}: {warning}" for row in picture.rows.values() for warning in row.warnings
         ]
-        self._say(str(run.error) if run.error is not None else "; ".join(doubts) or f"run {run.id}: {run.state}")
+        self._say(picture.reason or "; ".join(doubts) or f"run {run.id}: {run.state}")
         self._enable()
 
     def _enable(self) -> None:

@@ -13,9 +13,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from cooptim_lab.costs.formulas import CostRow
 from cooptim_lab.costs.links import Calibration
 from cooptim_lab.runs.events import (
@@ -36,12 +33,23 @@ from cooptim_lab.runs.events import (
 )
 from cooptim_lab.studies.rows import Row
 
-from .chart import Curve
-from .tables import costs_table, duration, percent, rows_table, spent_table, spent_verdict
+from .curves import Curve, axis_labels, cost_curves, loss_curves, speedup_curves
+from .tables import (
+    Table,
+    cost_notes,
+    costs_line,
+    costs_table,
+    row_notes,
+    rows_line,
+    rows_table,
+    spent_table,
+    spent_verdict,
+    summary_line,
+)
+from .words import duration
 
 SPENT = ("steps", "compute", "communication", "waiting", "sent")
 ROUNDING = 1e-9
-HELD_OUT, TRAINING = "held-out loss", "training loss"
 
 
 class Picture:
@@ -149,56 +157,15 @@ class Picture:
     def curves(self) -> list[Curve]:
         """The curves, the most telling first."""
         if self.kind == "speedup":
-            return self._speedup_curves()
+            return speedup_curves(self.rows.values())
         if self.kind == "costs":
-            return self._cost_curves()
-        bold = [name for name in self._points if name.endswith(HELD_OUT)]
-        curves = [Curve(name.removesuffix(f" · {HELD_OUT}"), *self._columns(name)) for name in bold]
-        # Losses of single steps are noisy: they lie behind, thin, and those of the subnets share one entry.
-        steps = {name: name for name in self._points if name == TRAINING}
-        steps |= {name: "each sub-network" for name in self._points if name.startswith("subnet ")}
-        return curves + [Curve(label, *self._columns(name), kind="faint") for name, label in steps.items()]
-
-    def _columns(self, name: str) -> tuple[NDArray, NDArray]:
-        """x and y as they are now: an array that is looked into cannot grow."""
-        x, y = self._points[name]
-        return np.array(x), np.array(y)
-
-    def _speedup_curves(self) -> list[Curve]:
-        rows = [row for row in self.rows.values() if row.way != "baseline"]
-        if not rows:
-            return []
-        workers = [float(row.workers) for row in rows]
-        points = Curve(
-            "measured",
-            workers,
-            [row.speedup for row in rows],
-            [row.low for row in rows],
-            [row.high for row in rows],
-            kind="marker",
-        )
-        most = max([*workers, 2.0])
-        return [points, Curve("ideal", [1.0, most], [1.0, most], kind="ideal")]
-
-    def _cost_curves(self) -> list[Curve]:
-        """Of each way the prediction as a line, and in its colour what was measured."""
-        lines = [Curve(name, x, [1e3 * value for value in y]) for name, (x, y) in self._points.items()]
-        markers = []
-        for way in dict.fromkeys(row.way for row in self.costs):
-            rows = [row for row in self.costs if row.way == way]
-            columns = ([1e3 * getattr(row, name) for row in rows] for name in ("measured", "low", "high"))
-            markers.append(Curve(way, [float(row.workers) for row in rows], *columns, kind="marker"))
-        return lines + markers
+            return cost_curves(self._points, self.costs)
+        return loss_curves(self._points)
 
     @property
     def labels(self) -> dict[str, str]:
         """Of the axes."""
-        if self.kind == "speedup":
-            return {"x_label": "workers", "y_label": "speedup 1/P (above 1 is faster)"}
-        if self.kind == "costs":
-            return {"x_label": "workers", "y_label": "ms a step (line predicted, dot measured)"}
-        y = "held-out loss" if self.kind == "compare" else "loss"
-        return {"x_label": "epoch", "y_label": y}
+        return axis_labels(self.kind)
 
     @property
     def is_logarithmic(self) -> bool:
@@ -215,18 +182,23 @@ class Picture:
 
     @property
     def status(self) -> str:
-        """One line: what it is doing, how far it is, for how long, or how it ended."""
+        """One line: what it is doing, how far it is, for how long, or what it gave. Why it failed is `reason`."""
         if self.state in ("waiting", "running"):
             now = self._last if self._clock is None else self._clock()
             seconds = duration(now - self._began) if self._began else ""
             parts = (self.phase or "waiting for the ranks", self._where(), seconds, self._age())
             return " · ".join(part for part in parts if part)
-        return " ".join(self.message.split()) if self.state == "failed" else self._score()
+        return "" if self.state == "failed" else self._score()
+
+    @property
+    def reason(self) -> str:
+        """Why it failed, in one line; empty where it did not."""
+        return " ".join(self.message.split()) if self.state == "failed" else ""
 
     @property
     def sentence(self) -> str:
-        """State and status, for a reader who sees no state beside it."""
-        words = [self.state if self.state not in ("done", "running", "waiting") else "", self.status]
+        """State, status and reason, for a reader who sees none of them beside it."""
+        words = [self.state if self.state not in ("done", "running", "waiting") else "", self.status, self.reason]
         return " · ".join(word for word in words if word) or self.state
 
     def _where(self) -> str:
@@ -237,22 +209,13 @@ class Picture:
         return f"gradients {self.stale.mean:.1f} steps old, {self.stale.most} at most" if self.stale else ""
 
     def _score(self) -> str:
-        ways = [row for row in self.rows.values() if row.way != "baseline"]
-        if ways:
-            return " · ".join(f"{row.title} {row.speedup:.2f}×" for row in ways)
+        if any(row.way != "baseline" for row in self.rows.values()):
+            return rows_line(self.rows.values())
         if self.costs:
-            most = max(row.workers for row in self.costs)
-            parts = [f"{row.way} {1e3 * row.measured:.3g} ms" for row in self.costs if row.workers == most]
-            return f"a step of {most} workers: " + " · ".join(parts)
+            return costs_line(self.costs)
         if "seconds" not in self.summary:
             return ""
-        name, value = self.summary["metric_name"], self.summary["metric"]
-        parts = [
-            f"{duration(self.summary['seconds'])} of training",
-            f"held-out {name} {percent(value) if name == 'accuracy' else f'{value:.4g}'}",
-            f"{self.summary['parameters']:,} parameters",
-        ]
-        return " · ".join([*parts, self._age()]) if self.stale else " · ".join(parts)
+        return " · ".join(part for part in (summary_line(self.summary), self._age()) if part)
 
     @property
     def table(self) -> list[list[str]]:
@@ -262,6 +225,14 @@ class Picture:
         if self.costs:
             return costs_table(self.costs)
         return spent_table(self.spent) if self.has_breakdown else []
+
+    @property
+    def full_table(self) -> Table:
+        """The table with what must stand under it: how to read it, and every doubt."""
+        if self.costs:
+            doubts = [f"⚠ {note}" for note in dict.fromkeys(self.notes)]
+            return Table(self.table, [*cost_notes(self.links), *self.remarks, *doubts])
+        return Table(self.table, row_notes(list(self.rows.values()), self.notes))
 
     @property
     def has_breakdown(self) -> bool:

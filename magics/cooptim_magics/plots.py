@@ -1,13 +1,14 @@
 """The figure that stays in the saved notebook: a Picture drawn by Matplotlib.
 
 `matplotlib.figure.Figure` only, never pyplot: figures may be made off the main thread, and the user's own pyplot state
-and styles are not touched.
+and styles are not touched. It draws a Picture and must not know the run behind it.
 """
 
 from __future__ import annotations
 
 import base64
 import io
+import textwrap
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,13 +24,14 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 SIZE = (6.4, 3.4)  # inches, at DPI about as large as the live chart
 WIDE = (9.6, 3.4)
 DPI = 100
+LINE, MOST_LINES = 80, 6  # of the title: at its size as wide as the curves, and leaving room for them
 MOST_TICKS = 16
 PARTS = (("compute", "#0072B2"), ("communication", "#D55E00"), ("waiting", "#BBBBBB"))
 """Where a rank's time goes."""
 
 
-def figure(picture: Picture) -> Figure:
-    """Draw what the live chart shows at this moment."""
+def figure(picture: Picture, said: str | None = None) -> Figure:
+    """Draw what the live chart shows at this moment; `said` stands under the title in place of the sentence."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter
 
@@ -58,7 +60,9 @@ def figure(picture: Picture) -> Figure:
             axes.plot(x, y, linewidth=0.8, alpha=faintness, color=colour, label=label, zorder=1, marker=dot)
         else:
             axes.plot(x, y, linewidth=1.6, color=colour, label=label, marker=dot)
-    axes.set_title(f"{picture.title}\n{picture.sentence}", fontsize=9, loc="left")
+    below = textwrap.fill(picture.sentence if said is None else said, LINE, max_lines=MOST_LINES, placeholder=" …")
+    # No mathematics in it: these may be the words of a user's own error.
+    axes.set_title(f"{picture.title}\n{below}", fontsize=9, loc="left", parse_math=False)
     axes.set_xlabel(picture.labels["x_label"])
     axes.set_ylabel(picture.labels["y_label"])
     axes.grid(alpha=0.25)
@@ -98,13 +102,17 @@ def _plain_tick(value: float, position: int | None = None) -> str:
     return f"{value:g}" if f"{value:.0e}"[0] in "125" else ""
 
 
-def mime_bundle(picture: Picture) -> dict[str, str]:
-    """The picture as a notebook keeps it: a PNG, and one line of text for readers without images."""
+def mime_bundle(picture: Picture, *, with_reason: bool = True) -> dict[str, str]:
+    """The picture as a notebook keeps it: a PNG, and one line of text for readers without images.
+
+    `with_reason=False`: why it failed stands beside the picture, which says no more than that it did.
+    """
+    said = picture.sentence if with_reason or not picture.reason else picture.state
     if not picture.curves:
-        return {"text/plain": f"{picture.title}: {picture.state}"}
+        return {"text/plain": f"{picture.title}: {said if picture.reason else picture.state}"}
     buffer = io.BytesIO()
-    figure(picture).savefig(buffer, format="png")
+    figure(picture, said).savefig(buffer, format="png")
     return {
         "image/png": base64.b64encode(buffer.getvalue()).decode("ascii"),
-        "text/plain": f"{picture.title}: {picture.sentence}",
+        "text/plain": f"{picture.title}: {said}",
     }

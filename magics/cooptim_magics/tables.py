@@ -1,18 +1,20 @@
-"""Tables and figures of speech: rows as text and as HTML, seconds and shares as people read them."""
+"""Results as text: cells of a table and the notes under it, or one line; and cells as aligned columns and as HTML.
+
+It is given what was measured, and must not know of which run or picture that is.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from typing import TYPE_CHECKING
+from typing import Any
 
 from cooptim_lab.costs.formulas import CostRow
 from cooptim_lab.costs.links import Calibration, Link
 from cooptim_lab.runs.events import Spent
 from cooptim_lab.studies.rows import Row, karp_flatt
 
-if TYPE_CHECKING:
-    from .picture import Picture
+from .words import duration, percent
 
 Cells = list[list[str]]
 """Rows of text, the header first."""
@@ -76,6 +78,22 @@ def rows_table(rows: Sequence[Row]) -> Cells:
     return cells
 
 
+def rows_line(rows: Iterable[Row]) -> str:
+    """How much faster each way is than the network as it is."""
+    return " · ".join(f"{row.title} {row.speedup:.2f}×" for row in rows if row.way != "baseline")
+
+
+def summary_line(summary: Mapping[str, Any]) -> str:
+    """What one training took and what its network is worth."""
+    name, value = summary["metric_name"], summary["metric"]
+    parts = [
+        f"{duration(summary['seconds'])} of training",
+        f"held-out {name} {percent(value) if name == 'accuracy' else f'{value:.4g}'}",
+        f"{summary['parameters']:,} parameters",
+    ]
+    return " · ".join(parts)
+
+
 def spent_table(spent: Mapping[int, Spent]) -> Cells:
     """Where the time of every rank went, per step."""
     cells = [["rank", "steps", "ms a step", "computing", "communicating", "waiting", "kB sent a step"]]
@@ -114,6 +132,13 @@ def costs_table(rows: Sequence[CostRow]) -> Cells:
     return cells
 
 
+def costs_line(rows: Sequence[CostRow]) -> str:
+    """What a step of the most workers costs by each way."""
+    most = max(row.workers for row in rows)
+    parts = [f"{row.way} {1e3 * row.measured:.3g} ms" for row in rows if row.workers == most]
+    return f"a step of {most} workers: " + " · ".join(parts)
+
+
 def cost_notes(links: Calibration | None) -> list[str]:
     """What the predictions were reckoned with."""
     if links is None:
@@ -127,14 +152,6 @@ def _link(where: str, link: Link) -> str:
     return f"{where}: α = {1e6 * link.alpha:.3g} µs, {rates}"
 
 
-def picture_table(picture: Picture) -> Table:
-    """The measured rows of a picture, with every doubt under them."""
-    if picture.costs:
-        doubts = [f"⚠ {note}" for note in dict.fromkeys(picture.notes)]
-        return Table(picture.table, [*cost_notes(picture.links), *picture.remarks, *doubts])
-    return Table(picture.table, row_notes(list(picture.rows.values()), picture.notes))
-
-
 def row_notes(rows: Sequence[Row], notes: Sequence[str] = ()) -> list[str]:
     """What a reader of such a table must know: how to read it, and every doubt."""
     doubts = [f"⚠ {row.title}: {warning}" for row in rows for warning in row.warnings]
@@ -142,18 +159,6 @@ def row_notes(rows: Sequence[Row], notes: Sequence[str] = ()) -> list[str]:
     said = ", ".join(f"{fraction:.2f} on {workers} workers" for workers, fraction in serial if fraction is not None)
     fraction = [f"Serial fraction (Karp and Flatt): {said}."] if said else []
     return ["P below 1 is better: the way is faster than the network as it is.", *fraction, *doubts, *notes]
-
-
-def duration(seconds: float) -> str:
-    """Seconds, minutes or hours, in three figures at most."""
-    if seconds < 120:
-        return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-def percent(share: float) -> str:
-    """0.9666 as 96.7 %."""
-    return f"{share:.1%}".replace("%", " %")
 
 
 def _is_numeric(cells: Sequence[str]) -> bool:

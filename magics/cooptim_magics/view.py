@@ -2,6 +2,7 @@
 
 Recording is not rendering: everything here only reads the run's log. What a rank prints comes under the cell that
 waits; nothing is ever printed from another thread, where it would land under the newest cell.
+It must not know which command or panel has started the run.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from cooptim_lab.runs.run import Run
 from .chart import LiveChart
 from .picture import Picture
 from .plots import mime_bundle
+from .tables import Table
 
 REFRESH_SECONDS = 0.2  # as often as ranks tell of their steps
 
@@ -94,11 +96,14 @@ class RunView:
         for event in lines:
             write_output(event)
 
-    def freeze(self) -> None:
-        """Replace the chart by a figure that a saved notebook keeps."""
+    def freeze(self, *, is_raised: bool) -> None:
+        """Replace the chart by a figure that a saved notebook keeps.
+
+        `is_raised`: the cell raises what makes a run fail, which says why; the figure does not say it again.
+        """
         if self.follower.chart is not None:
-            refused = isinstance(self.run.error, InputError)  # then there is one line to read, and nothing to see
-            bundle = {"text/plain": ""} if refused else mime_bundle(self.follower.picture)
+            refused = is_raised and isinstance(self.run.error, InputError)  # one line to read, and nothing to see
+            bundle = {"text/plain": ""} if refused else mime_bundle(self.follower.picture, with_reason=not is_raised)
             update_display(bundle, display_id=self._display_id, raw=True)
             self.follower.chart.close()
 
@@ -108,6 +113,17 @@ def write_output(event: Output) -> None:
     stream = sys.stdout if event.stream == "stdout" else sys.stderr
     for line in event.text.splitlines():
         print(f"[{event.rank}] {line}", file=stream)
+
+
+def show_result(picture: Picture) -> None:
+    """What a run ends in: the measured rows with their doubts; of a training, its doubts and where its time went."""
+    if picture.rows or picture.costs:
+        display(picture.full_table)
+        return
+    for line in [*(f"⚠ {note}" for note in picture.notes), *picture.remarks]:
+        print(line)
+    if picture.has_breakdown:
+        display(Table(picture.table, [picture.verdict]))
 
 
 def watch(view: RunView) -> None:
@@ -134,7 +150,7 @@ def watch(view: RunView) -> None:
         view.follower.start_over()
     view.follower.refresh()
     view.print_output()
-    view.freeze()
+    view.freeze(is_raised=True)
     if run.error is not None:
         raise run.error
     if interrupts:
@@ -148,6 +164,6 @@ def watch_in_background(view: RunView) -> None:
 
     def follow() -> None:
         view.follower.until_the_end()
-        view.freeze()
+        view.freeze(is_raised=False)
 
     threading.Thread(target=follow, name=f"cooptim-view-{view.run.id}", daemon=True).start()

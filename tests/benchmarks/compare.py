@@ -7,7 +7,7 @@ import time
 
 from cooptim_lab import compare, digits
 from cooptim_lab.comm.context import Context
-from cooptim_lab.ranks.pool import shared_pool
+from cooptim_lab.ranks.shared import shared_pool
 from tests.benchmarks.rows import REPEATS, Row, interleave
 
 EPOCHS, BATCH = 20, 64

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from cooptim_lab.ranks.job import ANSWER_SECONDS
+from cooptim_lab.ranks.attempt import ANSWER_SECONDS
 
 pytestmark = pytest.mark.mpi
 SOON = 30

@@ -10,7 +10,7 @@ import pytest
 pytestmark = pytest.mark.mpi
 
 OPEN = """
-from cooptim_magics import session
+from cooptim_magics.session import session
 from cooptim_magics.panel import LabPanel
 panel = LabPanel(session(get_ipython()))
 panel.open()

@@ -14,7 +14,7 @@ from IPython.core.error import UsageError
 from IPython.core.interactiveshell import ExecutionResult, InteractiveShell
 from traitlets.config import Config
 
-from cooptim_lab.ranks import pool as pools
+from cooptim_lab.ranks import shared as pools
 
 
 @dataclass

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import traitlets
-from cooptim_magics.chart import MOST_POINTS, Curve, LiveChart, thin
+from cooptim_magics.chart import LiveChart
+from cooptim_magics.curves import MOST_POINTS, Curve, thin
 
 
 @pytest.fixture

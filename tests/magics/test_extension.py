@@ -6,9 +6,9 @@ import os
 import sys
 
 import pytest
-from cooptim_magics import session
+from cooptim_magics.session import session
 
-from cooptim_lab.ranks import pool as pools
+from cooptim_lab.ranks import shared as pools
 from tests.support import ROOT, rank_processes, run_python, wait_until
 
 
@@ -43,7 +43,7 @@ before = dict(matplotlib.rcParams)
 shell.extension_manager.load_extension("cooptim_lab")
 assert not {"torch", "mpi4py", "ipywidgets", "anywidget"} & sys.modules.keys(), "loading is slow"
 shell.run_line_magic("cooptim", "hardware")
-from cooptim_magics.live import Picture
+from cooptim_magics.picture import Picture
 from cooptim_magics.plots import mime_bundle
 from cooptim_lab.runs.events import Points
 assert "image/png" in mime_bundle(Picture.of("t", [Points(rank=0, curve="held-out loss", x=(1, 2), y=(1, 2))]))

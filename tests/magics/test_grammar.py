@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 
 import pytest
-from cooptim_magics.options import COMMANDS, complete, find_command, parse
+from cooptim_magics.commands import COMMANDS
+from cooptim_magics.dispatch import complete, find_command
+from cooptim_magics.grammar import parse
 from IPython.core.completer import provisionalcompleter
 from IPython.core.error import UsageError
 

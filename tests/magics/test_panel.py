@@ -5,8 +5,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
-from cooptim_magics import session
 from cooptim_magics.panel import MOST_EPOCHS, MOST_SUBNETS, LabPanel, answer_on_own_subshell
+from cooptim_magics.session import session
 
 from tests.support import PATIENCE_SECONDS, wait_until
 

@@ -9,7 +9,7 @@ from IPython.core.error import UsageError
 
 from cooptim_lab import RankFailure, Run
 from cooptim_lab.ranks import launch
-from cooptim_lab.ranks import pool as pools
+from cooptim_lab.ranks import shared as pools
 from cooptim_lab.runs import store
 from tests.support import PATIENCE_SECONDS, wait_until
 
@@ -144,7 +144,8 @@ class TestBackground:
         assert not run.ended
         assert outcome.stdout == ""
         run.stop()
-        assert run.wait(PATIENCE_SECONDS).state == "stopped"
+        assert run.join(PATIENCE_SECONDS)
+        assert run.state == "stopped"  # with a result or, where it had not begun, without
 
     def test_the_figure_comes_when_it_ends(self, notebook):
         (opened,) = notebook.run("%cooptim sharded --workers 1 --epochs 2 --bg -o run").displayed

@@ -6,7 +6,8 @@ import math
 import re
 
 import pytest
-from cooptim_magics.tables import Table, cost_notes, costs_table, duration, percent, row_notes, rows_table
+from cooptim_magics.tables import Table, cost_notes, costs_table, row_notes, rows_table
+from cooptim_magics.words import duration, percent
 
 from cooptim_lab.costs.formulas import CostRow
 from cooptim_lab.costs.links import Calibration, Link

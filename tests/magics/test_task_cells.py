@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cooptim_magics import session
 from cooptim_magics.body import BodyFailed, bound_names
+from cooptim_magics.session import session
 
 LINES = "import numpy as np\ndef model():\n    from torch import nn\n    return nn.Linear(3, 2)\n"
 DATA = "data = (np.zeros((40, 3), 'float32'), np.arange(40) % 2)\n"

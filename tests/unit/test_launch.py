@@ -7,10 +7,9 @@ import pytest
 from cooptim_lab import InputError, PoolError, RankPool
 from cooptim_lab.hardware import find_mpiexec
 from cooptim_lab.ranks import launch, wire
-from cooptim_lab.ranks.job import share_cpus
+from cooptim_lab.ranks.cpus import crowded, share_cpus
+from cooptim_lab.ranks.ends import describe_end, end_in_words_of_launcher
 from cooptim_lab.ranks.launch import LOOPBACK, Launch, rank_environment
-from cooptim_lab.ranks.pool import crowded
-from cooptim_lab.ranks.rankset import describe_end, end_in_words_of_launcher
 from tests.support import refused
 
 

@@ -10,7 +10,9 @@ import pytest
 
 from cooptim_lab import InputError
 from cooptim_lab.ranks import rank as module
+from cooptim_lab.ranks import wire
 from cooptim_lab.ranks.wire import Failed, Finished, Stop
+from tests.support import wait_until
 
 
 class Control:
@@ -106,11 +108,19 @@ def test_an_interrupt_between_programs_is_for_nobody(rank):
 
 
 def test_an_interrupt_while_an_error_is_being_told_does_not_end_the_rank(rank, monkeypatch):
-    told = module._own_traceback
+    told = module.own_traceback
 
     def interrupted(error):
         signal.raise_signal(signal.SIGINT)
         return told(error)
 
-    monkeypatch.setattr(module, "_own_traceback", interrupted)
+    monkeypatch.setattr(module, "own_traceback", interrupted)
     assert answer(rank, lambda: fail(ValueError("no"))).kind == "error"
+
+
+@pytest.mark.parametrize("heard", [wire.Start(7, 0, 1, 1, ()), wire.Aside(7)], ids=["with a part in it", "without"])
+def test_a_rank_says_that_a_job_begins_when_it_hears_of_it(rank, heard):
+    rank._control.inbox.put(heard)
+    assert wait_until(lambda: rank._control.sent)
+    assert rank._control.sent == [wire.Begun(7)]
+    assert rank._inbox.empty() == isinstance(heard, wire.Aside)

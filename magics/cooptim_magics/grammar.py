@@ -1,7 +1,7 @@
-"""The grammar: every subcommand and every option of `%cooptim`, said once, and turned into parser, help and completion.
+"""The grammar: what a command and an option are, and how they become parser, help and completion.
 
-What a way of training or a study can be told comes from its spec's fields in the engine; only what a face adds (where
-to bind the run, whether to wait) is declared here. Parsing ends in a spec or in one `UsageError` line.
+It must know no single command. What a way of training or a study can be told comes from its spec's fields in the
+engine (`from_spec`); a command adds what only a face has. Parsing ends in a namespace or in one `UsageError` line.
 """
 
 from __future__ import annotations
@@ -14,15 +14,12 @@ import shlex
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn, TypeVar, get_type_hints
+from typing import Any, NoReturn, get_type_hints
 
 from IPython.core.error import UsageError
 
 from cooptim_lab.errors import InputError
-from cooptim_lab.studies.compare import Comparison
-from cooptim_lab.studies.costs import CostSpec
-from cooptim_lab.studies.speedup import SpeedupStudy
-from cooptim_lab.training.spec import Sharded, Spec, Subnets, check_option
+from cooptim_lab.training.spec import Spec, check_option
 
 WIDTH = 92  # what a notebook's output shows without breaking lines
 LONG_USAGE = 200  # characters: no longer a line that one reads
@@ -42,6 +39,10 @@ class Option:
     is_optional: bool = True
     takes_class: str = ""
     """A method: of a class of the notebook's, whose name may be given in place of a choice."""
+    is_variable: bool = False
+    """Whether it names a notebook variable."""
+    shown_as: str = ""
+    """What stands in its place in the help, where kind and choices do not say it."""
 
     @property
     def is_word(self) -> bool:
@@ -58,6 +59,8 @@ class Option:
     def read(self, text: str) -> Any:
         """The value that was typed; refused in one line when it is out of bounds."""
         value: Any = text
+        if self.is_variable and (not text.isidentifier() or keyword.iskeyword(text)):
+            raise UsageError(f"{self.flags[0]} {text}: give a name that a variable may have")
         if self.takes_class and text not in self.choices and text.isidentifier():
             return text  # looked up in the notebook by whoever knows that
         if self.kind in _READERS:
@@ -86,6 +89,8 @@ class Command:
 
     name: str
     help: str
+    handler: Callable[[Any, argparse.Namespace, str | None], None]
+    """Is given what the notebook has, the parsed options (see `parse`) and the cell's body, or None on a line."""
     options: tuple[Option, ...] = ()
     body: str = ""
     """What a cell's body is to it; empty: it takes none."""
@@ -110,106 +115,10 @@ def from_spec(spec: type[Spec]) -> tuple[Option, ...]:
             choices=item.metadata["choices"],
             at_least=item.metadata["at_least"],
             takes_class=item.metadata["takes_class"],
+            shown_as="KIND" if hints[item.name] is str else "",  # free text of a spec names one, as compress does
         )
         for item in own_first
     )
-
-
-BIND = Option(("-o", "--out"), "bind the Run to this notebook variable")
-BACKGROUND = Option(("--bg",), "do not wait: the cell ends at once, the view goes on", kind=bool, default=False)
-RUNNING = (BIND, BACKGROUND)
-RUN_ID = Option(("id",), "which run (%cooptim runs lists them); the newest when left out")
-TASK_BODY = "defines model and data (and if wanted loss, optimizer, metric, subnet) for this run"
-
-COMMANDS: dict[str, Command] = {
-    command.name: command
-    for command in (
-        Command("hardware", "what this process may really use"),
-        Command(
-            "task",
-            "define what is trained from now on; without a body, show it",
-            body="defines model, data, and if wanted loss, optimizer, metric, subnet(i)",
-        ),
-        Command(
-            "subnets",
-            "N small networks, trained at the same time, fused: y = 1/N Σ f_i(x)",
-            (
-                *from_spec(Subnets),
-                Option(("--seeds",), "so many seeds, and a table beside the original", kind=int, at_least=2),
-                *RUNNING,
-            ),
-            body=TASK_BODY,
-            spec=Subnets,
-        ),
-        Command(
-            "sharded",
-            "the data over M ranks, aggregated at a server: min_w 1/M Σ L(θ_i, y_i)",
-            (*from_spec(Sharded), *RUNNING),
-            body=TASK_BODY,
-            spec=Sharded,
-        ),
-        Command(
-            "ranks",
-            "run the body on every rank; comm, rank and size exist, names persist between cells",
-            (
-                Option(("--workers",), "how many ranks", kind=int, default=2, at_least=1),
-                Option(
-                    ("--only",),
-                    "the ranks that run it, as 0,2; the others keep still",
-                    kind=tuple[int, ...],
-                    at_least=0,
-                ),
-                Option(("--push",), "notebook variables to send to the ranks before, as x,y"),
-                Option(("--timeout",), "seconds after which it is interrupted", kind=int, at_least=1),
-                *RUNNING,
-            ),
-            body="runs on every rank",
-            needs_body=True,
-        ),
-        Command(
-            "speedup",
-            "measure one way at several numbers of workers beside the network as it is",
-            (
-                Option(("way",), "what to measure", choices=("subnets", "sharded"), is_optional=False),
-                *from_spec(SpeedupStudy),
-                *RUNNING,
-            ),
-            spec=SpeedupStudy,
-        ),
-        Command(
-            "compare",
-            "the current task each way, one table: seconds, P = T_c/T_p, accuracy",
-            (*from_spec(Comparison), *RUNNING),
-            spec=Comparison,
-        ),
-        Command(
-            "costs",
-            "a step by server, allreduce, local: predicted from α and β beside measured",
-            (*from_spec(CostSpec), *RUNNING),
-            spec=CostSpec,
-        ),
-        Command("lab", "the panel: sliders for workers and N, Run, Stop, live curves"),
-        Command("runs", "the runs on record, the newest first"),
-        Command("show", "draw a run again", (RUN_ID,)),
-        Command("stop", "stop a run; what was trained is kept", (RUN_ID,)),
-        Command(
-            "resume",
-            "go on with a run that made checkpoints, from the newest of them",
-            (Option(("id",), "which run (%cooptim runs lists them)", is_optional=False), *RUNNING),
-        ),
-        Command(
-            "pool",
-            "the MPI ranks that stand ready",
-            (
-                Option(("action",), "what to do", default="status", choices=("status", "start", "stop")),
-                Option(("--workers",), "how many ranks to start", kind=int, at_least=1),
-                Option(("--hosts",), "where, and how many each has room for, as a:4,b:4; this machine when left out"),
-                Option(("--launcher",), "what starts them in mpiexec's place, as 'srun -n {workers}'"),
-                Option(("--interface",), "the network interface that the hosts share; found when left out"),
-            ),
-        ),
-    )
-}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -217,21 +126,6 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"%{self.prog}: {_plain(message, self)}")
-
-
-def find_command(name: str) -> Command:
-    """A subcommand by its name.
-
-    Raises
-    ------
-    UsageError
-        Naming the nearest one, or all.
-    """
-    if name in COMMANDS:
-        return COMMANDS[name]
-    near = difflib.get_close_matches(name, COMMANDS, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(COMMANDS)}"
-    raise UsageError(f"%cooptim has no {name!r}: {hint}")
 
 
 def split_line(line: str) -> list[str]:
@@ -249,7 +143,7 @@ def split_line(line: str) -> list[str]:
 
 
 def parse(command: Command, words: Sequence[str]) -> argparse.Namespace | None:
-    """The options of a subcommand, or None when help was asked for (and printed).
+    """The options of a subcommand and itself as `command`, or None when help was asked for (and printed).
 
     Raises
     ------
@@ -259,11 +153,7 @@ def parse(command: Command, words: Sequence[str]) -> argparse.Namespace | None:
     if "-h" in words or "--help" in words:
         print(parser.format_help().rstrip())
         return None
-    arguments = parser.parse_args(list(words), argparse.Namespace(command=command.name))
-    name = getattr(arguments, "out", None)
-    if name is not None and (not name.isidentifier() or keyword.iskeyword(name)):
-        raise UsageError(f"-o {name}: give a name that a variable may have")
-    return arguments
+    return parser.parse_args(list(words), argparse.Namespace(command=command))
 
 
 def make_parser(command: Command) -> argparse.ArgumentParser:
@@ -300,13 +190,9 @@ def make_parser(command: Command) -> argparse.ArgumentParser:
     return parser
 
 
-S = TypeVar("S", bound=Spec)
-
-
-def spec_options(command: Command, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Those of the arguments that are fields of the command's spec."""
-    assert command.spec is not None
-    return {item.name: getattr(arguments, item.name) for item in dataclasses.fields(command.spec)}
+def spec_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Those of the arguments that are fields of their command's spec."""
+    return {item.name: getattr(arguments, item.name) for item in dataclasses.fields(arguments.command.spec)}
 
 
 def usage(command: Command) -> str:
@@ -316,25 +202,17 @@ def usage(command: Command) -> str:
     return textwrap.fill(line, WIDTH, subsequent_indent=" " * 7, break_on_hyphens=False).replace(GLUE, " ").rstrip()
 
 
-def complete(text_until_cursor: str) -> list[str]:
-    """What may come next on a line: subcommands, options not given yet, or the choices of the last option."""
-    words = text_until_cursor.split()
-    if not words:
-        return []
-    typing = "" if text_until_cursor[-1].isspace() else words.pop()
-    if not words:
-        return []
-    if len(words) == 1:
-        return [name for name in COMMANDS if name.startswith(typing)]
-    command = COMMANDS.get(words[1])
-    if command is None:
-        return []
+def complete(command: Command, words: Sequence[str], typing: str) -> list[str]:
+    """What may come next after a command and these words of its line: options not given yet, or choices of the last.
+
+    `typing` is the beginning of the word that is being typed.
+    """
     flags = {flag: option for option in command.options for flag in option.flags if flag.startswith("-")}
-    last = flags.get(words[-1])
+    last = flags.get(words[-1]) if words else None
     if last is not None and not last.is_switch:
         return [choice for choice in last.choices if choice.startswith(typing)]
     given = {flags[word].name for word in words if word in flags}
-    offered = [choice for option in command.options if option.is_word for choice in option.choices if len(words) == 2]
+    offered = [choice for option in command.options if option.is_word for choice in option.choices if not words]
     offered += [option.flags[-1] for option in command.options if not option.is_word and option.name not in given]
     return [word for word in [*offered, "--help"] if word.startswith(typing)]
 
@@ -350,10 +228,7 @@ def _shown(option: Option) -> str:
 def _metavar(option: Option) -> str:
     if option.choices:
         return "{" + ",".join(option.choices) + "}"
-    named = {"out": "NAME", "push": "NAME,NAME,...", "hosts": "HOST:N,...", "launcher": "COMMAND"}
-    named["interface"] = "NAME"
-    named["compress"] = "KIND"
-    return {int: "N", float: "X", tuple[int, ...]: "N,N,..."}.get(option.kind, named.get(option.name, "ID"))
+    return option.shown_as or {int: "N", float: "X", tuple[int, ...]: "N,N,..."}.get(option.kind, option.name.upper())
 
 
 def _typed(value: Any) -> str:

@@ -1,0 +1,89 @@
+"""The kernel's handle on a guard (guard.py): start it with what it is to run, tell it, hear what its tree prints.
+
+Knows neither ranks nor their connections.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+CHUNK = 1 << 16
+KEPT_LINES = 200
+
+
+class Guard:
+    """A guard and what it runs; both end together.
+
+    Parameters
+    ----------
+    directory
+        Goes with it.
+    told
+        The file that the command reads.
+    command, environment
+        What it runs.
+
+    Attributes
+    ----------
+    said : deque[str]
+        The last lines that the command (a launcher) has printed.
+    """
+
+    def __init__(self, directory: Path, told: Path, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        self.said: deque[str] = deque(maxlen=KEPT_LINES)
+        self._telling = threading.Lock()
+        guard = [sys.executable, "-m", "cooptim_lab.ranks.guard", str(os.getpid()), str(directory), str(told)]
+        self._process = subprocess.Popen(
+            [*guard, *command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Kernel -> Interrupt signals the kernel's group; the ranks are told otherwise
+            env=environment,
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._input, self._output = self._process.stdin, self._process.stdout
+        os.set_blocking(self._output.fileno(), False)
+
+    def fileno(self) -> int:
+        """Of what it prints, for a selector."""
+        return self._output.fileno()
+
+    def read(self) -> bool:
+        """Keep what has been printed; False when all that it runs has ended, and it too."""
+        data = self._output.read(CHUNK)
+        if data is None:
+            return True
+        self.said.extend(line for line in data.decode(errors="replace").splitlines() if line.strip())
+        return bool(data)
+
+    def end(self) -> None:
+        """Have it take everything down. Returns at once."""
+        self._tell(["end"])
+
+    def remember(self, segments: Sequence[str]) -> None:
+        """Shared-memory files that are to go with everything else."""
+        self._tell(segments)
+
+    def wait(self, seconds: float) -> None:
+        """For its end, so long at the most."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(seconds)
+
+    def close(self) -> None:
+        """Close the pipes to it, which ends it as well."""
+        self._output.close()
+        with self._telling:
+            self._input.close()
+
+    def _tell(self, lines: Sequence[str]) -> None:
+        with self._telling, contextlib.suppress(OSError, ValueError):  # it has ended by itself, or the pipe is closed
+            os.write(self._input.fileno(), "".join(f"{line}\n" for line in lines).encode())

@@ -1,0 +1,201 @@
+"""The thread that reads what the ranks of one launch say and print, and notices their end.
+
+Everything is put into the mailbox, in order; what to make of it is not known here, nor is anything sent.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import socket
+import threading
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection, wait
+
+from . import wire
+from .guarding import CHUNK, Guard
+from .lines import Lines
+from .mailbox import Lost, Mailbox, Printed, Unreadable
+from .survey import Survey
+
+LATE_SECONDS = 1.0
+"""How long what a rank on another host printed before its end may come after the news of it."""
+LAST_MESSAGES = 10
+"""A rank that died at rest has left fewer; one that has more to say is at work."""
+STREAMS = ("stdout", "stderr")
+
+
+class Reader:
+    """Reads three connections for each rank, and what the launcher prints, until the guard is gone.
+
+    Parameters
+    ----------
+    guard
+        Its output ends with the launch, whatever ended it.
+    mailbox
+        Where (rank, message) is put: messages of `wire`, `Printed`, `Unreadable`, `Lost`.
+    clean_up
+        Called when the launch has ended, before that is told.
+
+    Attributes
+    ----------
+    is_broken : bool
+        Whether a rank is gone, or the whole launch.
+    survey : Survey
+        Hears what ranks tell of themselves.
+    """
+
+    def __init__(self, guard: Guard, mailbox: Mailbox, clean_up: Callable[[], None]) -> None:
+        self.is_broken = False
+        self.survey = Survey(0)
+        self._guard, self._mailbox, self._clean_up = guard, mailbox, clean_up
+        self._selector = selectors.DefaultSelector()
+        self._controls: dict[int, Connection] = {}
+        self._alive: set[int] = set()
+        self._far: set[int] = set()
+        self._lines: dict[tuple[int, str], Lines] = {}
+        self._streams: dict[tuple[int, str], socket.socket] = {}
+        self._thread: threading.Thread | None = None
+
+    def add_control(self, rank: int, connection: Connection, *, is_here: bool) -> None:
+        """A rank's messages are to be read from here; `is_here` on this machine, where nothing comes late."""
+        self._controls[rank] = connection
+        self._alive.add(rank)
+        if not is_here:
+            self._far.add(rank)
+        self._selector.register(connection, selectors.EVENT_READ, (rank, "control"))
+
+    def add_stream(self, rank: int, role: str, connection: Connection) -> None:
+        """What a rank prints is to be read from here; `role` is one of `STREAMS`."""
+        stream = socket.socket(fileno=os.dup(connection.fileno()))
+        connection.close()
+        stream.setblocking(False)
+        other = self._streams.pop((rank, role), None)
+        if other is not None:  # two believe to be this rank; their hello will tell why
+            self._selector.unregister(other)
+            other.close()
+        self._streams[rank, role], self._lines[rank, role] = stream, Lines()
+        self._selector.register(stream, selectors.EVENT_READ, (rank, role))
+
+    def has_all(self, workers: int) -> bool:
+        """Whether so many ranks have all their connections."""
+        return len(self._controls) >= workers and len(self._streams) >= len(STREAMS) * workers
+
+    def start(self) -> None:
+        """Read, from now on."""
+        self._selector.register(self._guard, selectors.EVENT_READ, (None, "launcher"))
+        self._thread = threading.Thread(target=self._read, name="cooptim-reader", daemon=True)
+        self._thread.start()
+
+    def end(self, seconds: float) -> None:
+        """Wait for the thread's end, so long at the most; where it has never begun, close what it would have read."""
+        if self._thread is None:
+            self._close_all()
+        else:
+            self._thread.join(seconds)
+
+    def _read(self) -> None:
+        try:
+            self._read_all()
+        except Exception as error:  # noqa: BLE001 - without this thread nobody would hear of the ranks' end
+            self._guard.said.append(f"reading from the ranks failed: {type(error).__name__}: {error}")
+            self._guard.end()
+        self.is_broken = True
+        for rank in self._controls:
+            self._drain(rank)
+        self._close_all()
+        self._clean_up()
+        self._mailbox.put((None, Lost()))
+
+    def _read_all(self) -> None:
+        while True:
+            for chosen, _ in self._selector.select():
+                rank, role = chosen.data
+                if role == "launcher":
+                    if not self._guard.read():
+                        return
+                elif role == "control":
+                    if not self._hear(rank):
+                        self._on_loss(rank)
+                        break  # others were heard too: who was chosen with it may have no more to say
+                else:
+                    self._read_stream(rank, role)
+
+    def _hear(self, rank: int) -> bool:
+        """Take a message of a rank's; False at its end."""
+        try:
+            message = self._controls[rank].recv()
+        except (EOFError, OSError):
+            self._selector.unregister(self._controls[rank])
+            self._alive.discard(rank)
+            return False
+        except Exception as error:  # noqa: BLE001 - opening an object may raise anything
+            self._mailbox.put((rank, Unreadable(f"{type(error).__name__}: {error}")))
+            return True
+        if isinstance(message, wire.Told):
+            self.survey.hear(rank, message)
+            return True
+        if isinstance(message, (wire.Finished, wire.Failed)):
+            self._drain(rank)  # it flushed before it said so: all it printed is here
+        self._mailbox.put((rank, message))
+        return True
+
+    def _on_loss(self, rank: int) -> None:
+        """Tell that a rank is gone, and who is found to be so by now.
+
+        The launcher ends the others when one has ended: if this thread was late, the first may not be the one it saw.
+        """
+        self.is_broken = True
+        others = frozenset(other for other in tuple(self._alive) if self._is_at_end(other))
+        for gone in (rank, *others):
+            self._drain(gone, LATE_SECONDS if gone in self._far else 0.0)
+        self._mailbox.put((rank, Lost(others)))
+
+    def _is_at_end(self, rank: int) -> bool:
+        for _ in range(LAST_MESSAGES):
+            if not self._controls[rank].poll():
+                return False
+            if not self._hear(rank):
+                return True
+        return False
+
+    def _drain(self, rank: int, patience: float = 0.0) -> None:
+        """Deliver what a rank has printed; of one that is gone, wait so long for the end of what is on its way."""
+        deadline = time.monotonic() + patience
+        for role in STREAMS:
+            while self._read_stream(rank, role) or self._comes_late(self._streams[rank, role], deadline):
+                pass
+            self._deliver(rank, role, self._lines[rank, role].feed(b"", last=True))
+
+    def _comes_late(self, stream: socket.socket, deadline: float) -> bool:
+        left = deadline - time.monotonic()
+        return left > 0 and stream in self._selector.get_map() and bool(wait([stream], left))
+
+    def _read_stream(self, rank: int, role: str) -> bool:
+        """Read once what a rank has printed; False when there is nothing (more)."""
+        stream = self._streams[rank, role]
+        try:
+            data = stream.recv(CHUNK)
+        except BlockingIOError:
+            return False
+        except OSError:  # its host is gone
+            data = b""
+        if not data:
+            if stream in self._selector.get_map():
+                self._selector.unregister(stream)
+            return False
+        self._deliver(rank, role, self._lines[rank, role].feed(data))
+        return True
+
+    def _deliver(self, rank: int, role: str, text: str) -> None:
+        if text:
+            self._mailbox.put((rank, Printed(role, text)))
+
+    def _close_all(self) -> None:
+        self._selector.close()
+        for connection in self._controls.values():
+            connection.close()
+        for stream in self._streams.values():
+            stream.close()
+        self._guard.close()

@@ -1,0 +1,139 @@
+"""Curves: columns of numbers with a name and a way to be drawn, thinned to what an eye can tell apart; and which of
+them stand for a training, a speedup and a cost.
+
+They say what is to be drawn and must not know who draws it: the live chart and the static figure both do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from cooptim_lab.costs.formulas import CostRow
+from cooptim_lab.studies.rows import Row
+
+MOST_POINTS = 600  # per curve: about one for each pixel column of the plot; more could not be seen
+HELD_OUT, TRAINING = "held-out loss", "training loss"
+Kind = Literal["line", "faint", "ideal", "marker"]
+
+
+def thin(y: ArrayLike, most: int = MOST_POINTS) -> NDArray[np.intp]:
+    """Which of the n points `y` to keep, so that a plot of them looks the same: at most `most` sorted indices.
+
+    The curve is cut into buckets of equal width; the lowest and the highest point of each are kept, and the first and
+    the last point of all, so no spike is lost. Where a bucket holds values that are not finite, one of them is kept
+    too: it draws the gap.
+    """
+    y = np.asarray(y, dtype=float)
+    if len(y) <= most:
+        return np.arange(len(y))
+    finite = np.isfinite(y)
+    per_bucket = 2 if finite.all() else 3
+    if most < per_bucket + 2:
+        raise ValueError(f"most={most}: at least {per_bucket + 2} points are needed to keep the ends and the extremes")
+    width = -(-len(y) // ((most - 2) // per_bucket))
+    fill = -len(y) % width  # the last bucket may be short
+
+    def first(values: NDArray, pad: float) -> NDArray[np.intp]:
+        """Index of the first largest value in each bucket."""
+        buckets = np.pad(values, (0, fill), constant_values=pad).reshape(-1, width)
+        return buckets.argmax(axis=1) + np.arange(0, len(y) + fill, width)
+
+    highest = first(np.where(finite, y, -np.inf), -np.inf)
+    lowest = first(np.where(finite, -y, -np.inf), -np.inf)
+    kept = [[0, len(y) - 1], highest, lowest]
+    if per_bucket == 3:
+        gaps = first(~finite, False)
+        kept.append(gaps[~finite[gaps]])
+    return np.unique(np.concatenate(kept))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Curve:
+    """One curve of n points: `x` and `y` of shape (n,), and where a spread is known `lo` and `hi` of shape (n,).
+
+    `kind` is how it is drawn: "line", "faint" (one of many: a subnet, a rank), "ideal" (dashed, in no colour) or
+    "marker" (dots, with a bar from lo to hi). None, NaN and infinity in `y` leave a gap.
+    """
+
+    name: str
+    x: ArrayLike
+    y: ArrayLike
+    lo: ArrayLike | None = None
+    hi: ArrayLike | None = None
+    kind: Kind = "line"
+
+    def pack(self) -> tuple[dict[str, Any], bytes]:
+        """This curve's entry in `curves` and its part of `points`.
+
+        Raises ValueError for an unknown kind, for columns of unequal length, or for only one of `lo` and `hi`.
+        """
+        if self.kind not in get_args(Kind):
+            raise ValueError(f"curve {self.name!r}: kind {self.kind!r} is not one of {', '.join(get_args(Kind))}")
+        if (self.lo is None) != (self.hi is None):
+            raise ValueError(f"curve {self.name!r}: give both lo and hi, or neither")
+        given = (self.x, self.y) if self.lo is None else (self.x, self.y, self.lo, self.hi)
+        columns = [np.asarray(column, dtype=float) for column in given]
+        shapes = {column.shape for column in columns}
+        if len(shapes) != 1 or columns[0].ndim != 1:
+            raise ValueError(f"curve {self.name!r}: columns must be flat and of one length, not {sorted(shapes)}")
+        keep = thin(columns[1])
+        with np.errstate(over="ignore"):  # a loss of 1e39 becomes infinite, which is drawn as a gap
+            rows = np.stack([column[keep] for column in columns], axis=1).astype("<f4")
+        entry = {"name": self.name, "kind": self.kind, "columns": len(columns), "count": len(rows)}
+        return entry, rows.tobytes()
+
+
+def loss_curves(points: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> list[Curve]:
+    """The losses over the epochs, x and y by their names: the held-out ones first."""
+    columns = {name: (np.array(x), np.array(y)) for name, (x, y) in points.items()}  # copies: theirs go on growing
+    held_out = [name for name in points if name.endswith(HELD_OUT)]
+    curves = [Curve(name.removesuffix(f" · {HELD_OUT}"), *columns[name]) for name in held_out]
+    # Losses of single steps are noisy: they lie behind, thin, and those of the subnets share one entry.
+    steps = {name: name for name in points if name == TRAINING}
+    steps |= {name: "each sub-network" for name in points if name.startswith("subnet ")}
+    return curves + [Curve(label, *columns[name], kind="faint") for name, label in steps.items()]
+
+
+def speedup_curves(rows: Collection[Row]) -> list[Curve]:
+    """The measured speedups over the workers, and the line of as many times faster as there are workers."""
+    rows = [row for row in rows if row.way != "baseline"]
+    if not rows:
+        return []
+    workers = [float(row.workers) for row in rows]
+    points = Curve(
+        "measured",
+        workers,
+        [row.speedup for row in rows],
+        [row.low for row in rows],
+        [row.high for row in rows],
+        kind="marker",
+    )
+    most = max([*workers, 2.0])
+    return [points, Curve("ideal", [1.0, most], [1.0, most], kind="ideal")]
+
+
+def cost_curves(
+    predicted: Mapping[str, tuple[Sequence[float], Sequence[float]]], measured: Sequence[CostRow]
+) -> list[Curve]:
+    """Of each way the prediction (workers, seconds a step) as a line, and in its colour what was measured."""
+    lines = [Curve(way, x, [1e3 * value for value in y]) for way, (x, y) in predicted.items()]
+    markers = []
+    for way in dict.fromkeys(row.way for row in measured):
+        rows = [row for row in measured if row.way == way]
+        columns = ([1e3 * getattr(row, name) for row in rows] for name in ("measured", "low", "high"))
+        markers.append(Curve(way, [float(row.workers) for row in rows], *columns, kind="marker"))
+    return lines + markers
+
+
+def axis_labels(kind: str) -> dict[str, str]:
+    """What stands at the axes of a run of this kind."""
+    if kind == "speedup":
+        return {"x_label": "workers", "y_label": "speedup 1/P (above 1 is faster)"}
+    if kind == "costs":
+        return {"x_label": "workers", "y_label": "ms a step (line predicted, dot measured)"}
+    return {"x_label": "epoch", "y_label": HELD_OUT if kind == "compare" else "loss"}
