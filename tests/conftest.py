@@ -44,6 +44,16 @@ def pool() -> Iterator[RankPool]:
         yield ranks
 
 
+@pytest.fixture(scope="module")
+def calm() -> Iterator[None]:
+    """Every round of a study counts and no figure is doubted, whatever this machine is doing meanwhile."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cooptim_lab.studies.rounds.disturbed", lambda *seen: "")
+        patch.setattr("cooptim_lab.studies.quiet.Surroundings.await_quiet", lambda self, tell: True)
+        patch.setattr("cooptim_lab.studies.rows._trouble", lambda row: "")
+        yield
+
+
 @pytest.fixture
 def nothing_left() -> Iterator[Callable[[], set[int]]]:
     """After the test nothing is left of the processes that it started, nor of the files they had.
