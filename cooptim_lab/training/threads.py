@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -19,8 +19,9 @@ from .loop import Step
 
 TURNS, STEPS = 3, 4
 """So often each number of threads has its turn, of so many steps; the first of a turn wakes the threads."""
-MOST_SECONDS = 0.5
-"""Turns end then, but for the first; a step that takes so long has more to compute than to wait for."""
+MOST_SECONDS = 0.25
+"""A turn ends then, after two steps, and there is no other; a first step that takes so long twice over has more to
+compute than to wait for."""
 
 
 def try_threads(
@@ -39,24 +40,28 @@ def try_threads(
         step, parts = build(), itertools.cycle(epoch_batches(0))
         try:
             for turn, count in itertools.product(range(TURNS), counts):
-                if turn and time.perf_counter() - began > MOST_SECONDS:
+                if turn and time.perf_counter() - began > MOST_SECONDS * len(counts):
                     break
                 torch.set_num_threads(count)
-                took = [_seconds(step, next(parts)) for _ in range(STEPS)]
-                times[count] += took[1:]
-                if took[0] > MOST_SECONDS:
+                first, *others = _turn(step, parts)
+                if first > 2 * MOST_SECONDS:
                     return ()
+                times[count] += others
         finally:
             torch.set_num_threads(threads)
     return tuple((count, statistics.median(times[count])) for count in counts)
 
 
+def _turn(step: Step[Any], parts: Iterator[Any]) -> list[float]:
+    """Seconds of each of some steps, two at the least."""
+    took: list[float] = []
+    while len(took) < 2 or (len(took) < STEPS and sum(took) < MOST_SECONDS):
+        began = time.perf_counter()
+        step(next(parts))
+        took.append(time.perf_counter() - began)
+    return took
+
+
 def fewer(threads: int) -> list[int]:
     """1, 2, 4, …, below `threads`."""
     return [1 << power for power in range(threads.bit_length()) if 1 << power < threads]
-
-
-def _seconds(step: Step[Any], batch: Any) -> float:
-    began = time.perf_counter()
-    step(batch)
-    return time.perf_counter() - began
