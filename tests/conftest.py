@@ -46,11 +46,14 @@ def pool() -> Iterator[RankPool]:
 
 @pytest.fixture(scope="module")
 def calm() -> Iterator[None]:
-    """Every round of a study counts and no figure is doubted, whatever this machine is doing meanwhile."""
+    """Every round of a study counts and nothing is doubted for its seconds, whatever this machine does meanwhile."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("cooptim_lab.studies.rounds.disturbed", lambda *seen: "")
         patch.setattr("cooptim_lab.studies.quiet.Surroundings.await_quiet", lambda self, tell: True)
         patch.setattr("cooptim_lab.studies.rows._trouble", lambda row: "")
+        for place in ("ways", "studies.rows"):
+            patch.setattr(f"cooptim_lab.{place}.slow_by_threads", lambda tried: "")
+        patch.setattr("cooptim_lab.ways.WAITS_MUCH", 1.0)
         yield
 
 

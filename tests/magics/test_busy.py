@@ -77,7 +77,7 @@ data = ((load_digits().data / 16).astype("float32"), load_digits().target)
 """
 
 
-def test_a_way_that_refuses_the_network_leaves_the_others(notebook, ranks, calm, tmp_path, monkeypatch):
+def test_a_way_that_refuses_the_network_leaves_the_others(notebook, ranks, tmp_path, monkeypatch):
     monkeypatch.setenv("COOPTIM_HOME", str(tmp_path))
     notebook.run(TASK)
     outcome = notebook.run("%cooptim compare --epochs 1 --repeats 2 -o run")

@@ -13,7 +13,7 @@ from cooptim_lab.ranks import shared as pools
 from cooptim_lab.runs import store
 from tests.support import PATIENCE_SECONDS, wait_until
 
-pytestmark = [pytest.mark.mpi, pytest.mark.usefixtures("calm")]
+pytestmark = pytest.mark.mpi
 ENDLESS = 1_000_000  # epochs: ends only by being stopped
 OWN = """import numpy as np
 def model():
