@@ -114,5 +114,9 @@ def slow_by_threads(tried: Sequence[tuple[int, float]]) -> str:
     (threads, seconds), (best, least) = tried[0], min(tried, key=lambda pair: pair[1])
     if least > FASTER * seconds:
         return ""
-    with_best = f"with {best} thread{'s' * (best > 1)} {1e3 * least:.2g} ms"
-    return f"the network as it is, with torch's default {threads} threads: {1e3 * seconds:.2g} ms a step; {with_best}"
+    with_best = f"with {best} thread{'s' * (best > 1)} {_milliseconds(least)}"
+    return f"the network as it is, with torch's default {threads} threads: {_milliseconds(seconds)} a step; {with_best}"
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1e3 * seconds:.0f} ms" if seconds > 0.01 else f"{1e3 * seconds:.2g} ms"

@@ -48,7 +48,7 @@ class Row:
     disturbed: int = 0
     """Those of them whose seconds do not count."""
     low: float | None
-    """The smallest speedup of any round."""
+    """The smallest speedup of any round; None where there is only one, and it is no figure."""
     high: float | None
     """The largest."""
     loss: float | None
@@ -177,6 +177,8 @@ def measure(
         trouble=BUSY if is_busy else "",
     )
     row = replace(row, trouble=row.trouble or _trouble(row))
+    if row.trouble and len(ratios) == 1:  # the range of one round is the figure that there is not
+        row = replace(row, low=None, high=None)
     reference, _ = _centre([result.metric for result in baseline], [result.options["seed"] for result in baseline])
     doubts = [*_doubts_of_seconds(row, why, [slow_by_threads(result.tried) for result in results], cpus)]
     return replace(row, warnings=(*doubts, *_doubts_of_score(row, reference)))

@@ -205,7 +205,7 @@ class TestRounds:
     def test_one_round(self):
         study = play([LOUD, LOUD], lambda way, number: 18.7 if way == "baseline" else 1.0, repeats=1)
         assert study.count["as it is"] == 2
-        assert all(row.is_busy for row in study.rows)
+        assert all(row.is_busy and row.low is row.high is None for row in study.rows)
         assert play([LOUD, QUIET], repeats=1).rows[2].speedup == 1
 
     def test_a_round_that_was_disturbed_later_takes_back_what_was_shown(self):
@@ -273,6 +273,9 @@ class TestThreads:
     def test_a_baseline_slowed_by_its_own_threads(self):
         said = slow_by_threads(((2, 0.098), (1, 0.0014)))
         assert said == "the network as it is, with torch's default 2 threads: 98 ms a step; with 1 thread 1.4 ms"
+
+    def test_long_steps_are_written_out(self):
+        assert "threads: 183 ms a step; with 1 thread 0.64 ms" in slow_by_threads(((2, 0.183), (1, 0.00064)))
 
     @pytest.mark.parametrize("tried", [(), ((2, 1.0), (1, 1.5)), ((2, 1.0), (1, 0.9))])
     def test_nothing_to_say(self, tried):
