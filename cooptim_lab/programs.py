@@ -27,6 +27,7 @@ from .training.reporting import make_recorder, make_result, record_score, tell_f
 from .training.seeds import seed_all
 from .training.spec import Baseline, Sharded, Spec, Subnets
 from .training.stepping import make_scheduler
+from .training.threads import try_threads
 
 TRAINING = "training loss"
 
@@ -52,6 +53,7 @@ def train_baseline(context: Context, task: Task, spec: Baseline) -> Result:
     def epoch_batches(epoch: int) -> Sequence[Tensor]:
         return batches(len(prepared.x), spec.batch, spec.seed, epoch)
 
+    tried = try_threads(lambda: build()[2], epoch_batches, torch.get_num_threads())
     warm_up(lambda: build()[2], epoch_batches)
     model, optimizer, step = build()
     seed_all(spec.seed)
@@ -68,7 +70,7 @@ def train_baseline(context: Context, task: Task, spec: Baseline) -> Result:
     seconds = clock.stop()
     leave_training(optimizer)
     score = prepared.score(prepared.outputs(model))
-    return make_result(context, task, spec, model, score, seconds, recorder.steps, finished)
+    return make_result(context, task, spec, model, score, seconds, recorder.steps, finished, tried=tried)
 
 
 PROGRAMS: dict[type[Spec], Callable[..., Result | None]] = {

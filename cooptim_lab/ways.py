@@ -7,11 +7,14 @@ make many runs.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from .comm.context import Context
 from .data.datasets import digits
 from .errors import InputError, LabError
+from .hardware import allowed_cpus
+from .hardware.ready import Watch
 from .ranks.job import give_values
 from .ranks.pool import RankPool
 from .ranks.shared import shared_pool
@@ -19,8 +22,8 @@ from .ranks.spmd import check_source
 from .ranks.spmd import run_cell as spmd_program
 from .resuming import Resumption, Submit, reopen
 from .runs import store
-from .runs.events import Started
-from .runs.result import Result
+from .runs.events import Note, Started
+from .runs.result import WAITS_MUCH, Result, ready_waiting, slow_by_threads
 from .runs.run import Run
 from .shards.keeping import Keeping
 from .task import Task
@@ -158,7 +161,8 @@ def launch(task: Task | None, spec: Spec, *, pool: RankPool | None = None, recor
     if isinstance(spec, Sharded) and spec.save_every and record:
         Resumption(run, _submitter(run, task, spec, pool), spec.retries).begin(task, spec)
         return run
-    return _submit(run, pool, run_program, {"task": task, "spec": spec}, spec.workers, finish=_finish)
+    finish = _finish_alone if record else _finish
+    return _submit(run, pool, run_program, {"task": task, "spec": spec}, spec.workers, finish=finish)
 
 
 def resume(id: str, *, pool: RankPool | None = None) -> Run[Result]:
@@ -191,7 +195,7 @@ def _submitter(run: Run[Result], task: Task, spec: Sharded, pool: RankPool | Non
 
     def submit(keeping: Keeping, rescue: Callable[[LabError], bool]) -> None:
         arguments = {"task": task, "spec": spec, "keeping": keeping}
-        _submit(run, carrying, run_program, arguments, spec.workers, finish=_finish, rescue=rescue)
+        _submit(run, carrying, run_program, arguments, spec.workers, finish=_finish_alone, rescue=rescue)
 
     return submit
 
@@ -213,13 +217,31 @@ def _submit(
     return run
 
 
-def run_program(context: Context, task: Task, spec: Spec, **more: Any) -> Result | None:
-    """On a rank: the program of the way. Imported there, so that the kernel never imports torch for it."""
+def run_program(context: Context, task: Task, spec: Spec, **more: Any) -> tuple[Result | None, dict[str, Any]]:
+    """On a rank: the program of the way, and whether its threads ran when they were ready (see `Watch.told`).
+
+    Imported there, so that the kernel never imports torch for it.
+    """
     from .programs import PROGRAMS
 
-    return PROGRAMS[type(spec)](context, task, spec, **more)
+    watch = Watch()
+    result = PROGRAMS[type(spec)](context, task, spec, **more)
+    return result, watch.told()
 
 
 def _finish(run: Run[Result], values: list[Any], stopped: bool) -> None:
-    result: Result = values[0]
+    made: Result = values[0][0]
+    result = replace(made, ran=tuple({"rank": rank, **told} for rank, (_, told) in enumerate(values)))
     run.finish(result, state=result.state, summary=result.summary())
+
+
+def _finish_alone(run: Run[Result], values: list[Any], stopped: bool) -> None:
+    """The same for a run that is no round of a study: a study says itself what is to be doubted of all its rounds."""
+    result, waiting = values[0][0], [told for _, told in values]
+    if said := slow_by_threads(result.tried):
+        run.post(Note(text=said))
+    share = ready_waiting(waiting)
+    if share is not None and share > WAITS_MUCH and result.workers * result.threads <= allowed_cpus():
+        said = f"its threads were ready and did not run {100 * share:.0f} % of the time"
+        run.post(Note(text=f"{said}: other programs have the CPUs, do not trust the seconds"))
+    _finish(run, values, stopped)

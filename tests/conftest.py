@@ -44,6 +44,19 @@ def pool() -> Iterator[RankPool]:
         yield ranks
 
 
+@pytest.fixture(scope="module")
+def calm() -> Iterator[None]:
+    """Every round of a study counts and nothing is doubted for its seconds, whatever this machine does meanwhile."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cooptim_lab.studies.rounds.disturbed", lambda *seen: "")
+        patch.setattr("cooptim_lab.studies.quiet.Surroundings.await_quiet", lambda self, tell: True)
+        patch.setattr("cooptim_lab.studies.rows._trouble", lambda row: "")
+        for place in ("ways", "studies.rows"):
+            patch.setattr(f"cooptim_lab.{place}.slow_by_threads", lambda tried: "")
+        patch.setattr("cooptim_lab.ways.WAITS_MUCH", 1.0)
+        yield
+
+
 @pytest.fixture
 def nothing_left() -> Iterator[Callable[[], set[int]]]:
     """After the test nothing is left of the processes that it started, nor of the files they had.

@@ -6,6 +6,7 @@ Knows where the limits are written, not what follows from them: that is for `cpu
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from .readings import ROOT, least, number, text
@@ -25,6 +26,32 @@ def _group_quota(group: Path) -> float | None:
     except ValueError:  # "max", no such file, or something we cannot read
         return None
     return quota / period if quota > 0 and period > 0 else None  # v1 writes "no limit" as -1
+
+
+@dataclass(frozen=True)
+class Throttling:
+    """How often, since it was made, the cgroup had used up its quota."""
+
+    periods: int
+    throttled: int
+    """Of these periods."""
+    seconds: float
+    """For how long its processes stood still then, over all CPUs."""
+
+
+def throttling(root: Path) -> Throttling | None:
+    """Of the one of this process's cgroups that was throttled longest; None where nobody counts."""
+    every = [found for group in _groups(root, "cpu") if (found := _group_throttling(group)) is not None]
+    return max(every, key=lambda one: one.seconds, default=None)
+
+
+def _group_throttling(group: Path) -> Throttling | None:
+    lines = (line.partition(" ") for line in (text(group / "cpu.stat") or "").splitlines())
+    stat = {name: number(value) for name, _, value in lines}
+    periods, throttled, v2, v1 = map(stat.get, ("nr_periods", "nr_throttled", "throttled_usec", "throttled_time"))
+    if periods is None or throttled is None or (v1 is None and v2 is None):
+        return None
+    return Throttling(periods, throttled, (v2 or 0) / 1e6 if v1 is None else v1 / 1e9)
 
 
 def memory_limits(root: Path) -> Iterator[tuple[int, int]]:

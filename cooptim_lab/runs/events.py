@@ -83,6 +83,22 @@ class Measured(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Beside(Event):
+    """What went on beside a round of a study (see `hardware.load.Disturbance`), and why the round does not count.
+
+    `why` is empty where it does.
+    """
+
+    round: int
+    why: str
+    seconds: float
+    others: float | None
+    stolen: float | None
+    throttled: float | None
+    throttled_seconds: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Calibrated(Event):
     """What the links of a pool were found to carry (see `costs.links.Calibration`)."""
 

@@ -7,13 +7,20 @@ never imports torch.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+WAITS_MUCH = 0.1
+"""A run whose threads were ready and did not run for a larger share of its time was disturbed. On a quiet machine the
+share is 0.00 to 0.03 (the kernel's and the launcher's own work), beside two busy loops on two CPUs 0.3 to 0.6."""
+FASTER = 0.8
+"""Fewer threads that need no more than this part of the time are faster; a smaller gain is noise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +56,19 @@ class Result:
     it was resumed, since then."""
     staleness: tuple[float, int] | None = None
     """Mean and most of how many steps the weights of a gradient were old; None where that is always 0."""
+    ran: tuple[Mapping[str, Any], ...] = ()
+    """Of each rank, in order, seconds from the task's opening to the scores: elapsed; cpu, of all its threads; waiting:
+    that a thread was ready and did not run, of the one that waited longest, or None where the system does not tell."""
+    tried: tuple[tuple[int, float], ...] = ()
+    """Of the network as it is, before the clock: (threads, seconds a step), its own number of threads first; empty
+    where none was tried."""
     network_bytes: bytes = field(repr=False)
     """The network, and the subnets it was fused from (or none), pickled together: what they share is kept once."""
+
+    @property
+    def ready_waiting(self) -> float | None:
+        """See the function of that name."""
+        return ready_waiting(self.ran)
 
     @property
     def network(self) -> nn.Module:
@@ -75,4 +93,30 @@ class Result:
             **{name: getattr(self, name) for name in names},
             "subnet_scores": list(self.subnet_scores),
             "breakdown": list(self.breakdown),
+            "ran": list(self.ran),
+            "tried": [list(pair) for pair in self.tried],
         }
+
+
+def ready_waiting(ran: Sequence[Mapping[str, Any]]) -> float | None:
+    """The share of its time that the rank which waited longest was ready and did not run; None where unknown."""
+    known = [one for one in ran if one["waiting"] is not None and one["elapsed"] > 0]
+    return max((min(1.0, one["waiting"] / one["elapsed"]) for one in known), default=None)
+
+
+def slow_by_threads(tried: Sequence[tuple[int, float]]) -> str:
+    """That the network as it is would be faster with fewer threads; empty where it would not be.
+
+    Torch's threads wait for each other by spinning, in every operation.
+    """
+    if not tried:
+        return ""
+    (threads, seconds), (best, least) = tried[0], min(tried, key=lambda pair: pair[1])
+    if least > FASTER * seconds:
+        return ""
+    with_best = f"with {best} thread{'s' * (best > 1)} {_milliseconds(least)}"
+    return f"the network as it is, with torch's default {threads} threads: {_milliseconds(seconds)} a step; {with_best}"
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1e3 * seconds:.0f} ms" if seconds > 0.01 else f"{1e3 * seconds:.2g} ms"

@@ -48,8 +48,10 @@ def _choose_buckets(context: Context, shard: Shard, step: ShardStep, parts: Sequ
     if _repeats(context, step, aggregator, parts[0], many):
         return 1
     times: dict[int, list[float]] = {1: [], many: []}
+    made = dict.fromkeys(times, 1)
     for i, count in itertools.product(range(TRIALS), times):  # in turn: what slows one slows the other
         aggregator.use_buckets(count)
+        made[count] = aggregator.buckets  # the pieces of a network seldom make as many as were asked for
         barrier(context.comm)
         began = time.perf_counter()
         step.take(parts[i % len(parts)])
@@ -57,9 +59,9 @@ def _choose_buckets(context: Context, shard: Shard, step: ShardStep, parts: Sequ
     whole, overlapped = (statistics.median(each) for each in times.values())
     buckets = bcast(context.comm, many if overlapped < WORTH * whole else 1)
     if context.is_root:
-        said = f"a step takes {whole * 1e3:.2g} ms with the gradient in one call, {overlapped * 1e3:.2g} ms with {many}"
-        calls = f"{buckets} call{'s' * (buckets > 1)}"
-        context.report(Note(rank=0, text=f"allreduce, {calls}: {said} during backward", is_doubt=False))
+        said = f"a step takes {whole * 1e3:.2g} ms with the gradient in one call, {overlapped * 1e3:.2g} ms with"
+        calls = f"{made[buckets]} call{'s' * (made[buckets] > 1)}"
+        context.report(Note(rank=0, text=f"allreduce, {calls}: {said} {made[many]} during backward", is_doubt=False))
     return buckets
 
 

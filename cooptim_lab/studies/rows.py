@@ -6,11 +6,11 @@ Pure arithmetic on seconds that were measured elsewhere.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from ..runs.result import Result
+from ..runs.result import Result, slow_by_threads
 
 FEW_REPEATS = 5
 """Below this, the range of the rounds says little (see `confidence`)."""
@@ -20,54 +20,96 @@ SAME_ACCURACY = 0.02
 """Accuracies (0..1) further apart than this are not called the same result."""
 
 
+BUSY, IMPOSSIBLE, DISAGREE, REFUSED = "busy", "more than workers can give", "the rounds disagree", "refused"
+"""Why a row has no P: others had the CPUs, see `quiet`; a figure that cannot be; rounds further apart than
+`FAR_APART`; the way does not take this network."""
+FAR_APART = 2.0
+"""Rounds whose speedups differ by this factor have measured something else than the way."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One way at one number of workers, measured beside the baseline: a row of `compare`, a point of `speedup`."""
+    """One way at one number of workers, measured beside the baseline: a row of `compare`, a point of `speedup`.
+
+    Where there is no figure, because of `trouble`, P and what follows from it is None: nobody can take it for one.
+    """
 
     way: str
     title: str
     workers: int
-    seconds: float
-    """Median T_c."""
-    baseline_seconds: float
+    threads: int | None = None
+    """Of each worker; None in records of old."""
+    seconds: float | None
+    """Median T_c of the rounds that count, as what follows; of all where none does; None where none came to its end."""
+    baseline_seconds: float | None
     """Median T_p."""
     repeats: int
-    low: float
-    """The smallest speedup of any round."""
-    high: float
+    """Rounds."""
+    disturbed: int = 0
+    """Those of them whose seconds do not count."""
+    low: float | None
+    """The smallest speedup of any round; None where there is only one, and it is no figure."""
+    high: float | None
     """The largest."""
-    loss: float
-    metric: float
+    loss: float | None
+    metric: float | None
     metric_name: str
-    parameters: int
+    parameters: int | None
     warnings: tuple[str, ...] = ()
     spread: float | None = None
     """Standard deviation of the metric over seeds; None where every round had the same seed: then the metric is a
     median, else a mean."""
+    trouble: str = ""
+    """Why there is no P: one of those above; empty where there is one."""
 
     @property
-    def ratio(self) -> float:
+    def is_measured(self) -> bool:
+        """Whether there is a P."""
+        return not self.trouble
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether it was trained, and its seconds do not say how fast it is."""
+        return self.trouble not in ("", REFUSED)
+
+    @property
+    def ratio(self) -> float | None:
         """P = T_c / T_p: below 1 is better."""
+        if self.trouble or self.seconds is None or self.baseline_seconds is None:
+            return None
         return self.seconds / self.baseline_seconds
 
     @property
-    def speedup(self) -> float:
+    def speedup(self) -> float | None:
         """S = T_p / T_c = 1/P: above 1 is better."""
+        if self.trouble or self.seconds is None or self.baseline_seconds is None:
+            return None
         return self.baseline_seconds / self.seconds
 
     @property
-    def efficiency(self) -> float:
+    def efficiency(self) -> float | None:
         """S / workers: 1 is perfect use of every worker."""
-        return self.speedup / self.workers
+        return None if self.speedup is None else self.speedup / self.workers
 
     @property
     def serial_fraction(self) -> float | None:
-        """By Karp and Flatt, of the measured speedup; None on one worker."""
-        return karp_flatt(self.speedup, self.workers) if self.workers > 1 else None
+        """By Karp and Flatt, of the measured speedup; None on one worker, and where it is none: outside of 0 to 1."""
+        if self.speedup is None or self.workers < 2:
+            return None
+        fraction = karp_flatt(self.speedup, self.workers)
+        return fraction if 0 <= fraction <= 1 else None
+
+    @property
+    def figure(self) -> str:
+        """The speedup in words, or why there is none."""
+        if self.speedup is not None:
+            return f"{self.speedup:.2f}×"
+        return REFUSED if self.trouble == REFUSED else f"{self.trouble}: not measured"
 
     def summary(self) -> dict[str, Any]:
         """The row with P, speedup and efficiency, as a JSON object."""
-        return {**asdict(self), "ratio": self.ratio, "speedup": self.speedup, "efficiency": self.efficiency}
+        derived = ("ratio", "speedup", "efficiency", "is_busy")
+        return {**asdict(self), **{name: getattr(self, name) for name in derived}}
 
     @classmethod
     def from_summary(cls, summary: Mapping[str, Any]) -> Row:
@@ -75,8 +117,18 @@ class Row:
         fields = {name: summary[name] for name in cls.__dataclass_fields__ if name in summary}
         return cls(**{**fields, "warnings": tuple(fields["warnings"])})
 
+    @classmethod
+    def refused(cls, way: str, title: str, workers: int, why: str) -> Row:
+        """Of a way that does not take this network."""
+        return cls(
+            way=way, title=title, workers=workers, seconds=None, baseline_seconds=None, repeats=0, low=None, high=None,
+            loss=None, metric=None, metric_name="", parameters=None, warnings=(why,), trouble=REFUSED,
+        )  # fmt: skip
 
-def measure(title: str, results: Sequence[Result], baseline: Sequence[Result], *, cpus: int) -> Row:
+
+def measure(
+    title: str, results: Sequence[Result], baseline: Sequence[Result], *, cpus: int, disturbed: Sequence[str] = ()
+) -> Row:
     """One row from the results of n rounds, each beside the baseline's result of the same round.
 
     The speedup is the ratio of the medians. Its range is that of the rounds' own ratios: what slows the machine for a
@@ -86,6 +138,9 @@ def measure(title: str, results: Sequence[Result], baseline: Sequence[Result], *
     ----------
     cpus
         How many CPUs the process may use, for the doubt about too many workers.
+    disturbed
+        Of each round what disturbed it, or nothing; none was when left out. The scores of a disturbed round count, its
+        seconds do not. Where fewer than half of the rounds are left, which are they: there is no figure.
 
     Raises
     ------
@@ -96,16 +151,22 @@ def measure(title: str, results: Sequence[Result], baseline: Sequence[Result], *
         raise ValueError(
             f"{len(results)} results beside {len(baseline)} of the baseline: give as many of both, at least 1"
         )
-    ratios = [before.seconds / after.seconds for before, after in zip(baseline, results, strict=True)]
+    pairs = list(zip(baseline, results, strict=True))
+    why = [said for said in disturbed if said]
+    is_busy = 2 * len(why) > len(pairs)
+    counted = [pair for i, pair in enumerate(pairs) if is_busy or not disturbed or not disturbed[i]]
+    ratios = [before.seconds / after.seconds for before, after in counted]
     last = results[-1]
     metric, spread = _centre([result.metric for result in results], [result.options["seed"] for result in results])
     row = Row(
         way=last.way,
         title=title,
         workers=last.workers,
-        seconds=statistics.median(result.seconds for result in results),
-        baseline_seconds=statistics.median(result.seconds for result in baseline),
+        threads=last.threads,
+        seconds=statistics.median(after.seconds for _, after in counted),
+        baseline_seconds=statistics.median(before.seconds for before, _ in counted),
         repeats=len(results),
+        disturbed=len(why),
         low=min(ratios),
         high=max(ratios),
         loss=statistics.median(result.loss for result in results),
@@ -113,9 +174,31 @@ def measure(title: str, results: Sequence[Result], baseline: Sequence[Result], *
         spread=spread,
         metric_name=last.metric_name,
         parameters=last.parameters,
+        trouble=BUSY if is_busy else "",
     )
+    row = replace(row, trouble=row.trouble or _trouble(row))
+    if row.trouble and len(ratios) == 1:  # the range of one round is the figure that there is not
+        row = replace(row, low=None, high=None)
     reference, _ = _centre([result.metric for result in baseline], [result.options["seed"] for result in baseline])
-    return Row(**{**row.__dict__, "warnings": tuple(_doubts(row, reference, cpus))})
+    doubts = [*_doubts_of_seconds(row, why, [slow_by_threads(result.tried) for result in results], cpus)]
+    return replace(row, warnings=(*doubts, *_doubts_of_score(row, reference)))
+
+
+def is_impossible(way: str, workers: int, speedup: float) -> bool:
+    """Whether a speedup is more than so many workers can give, who do the same work as one.
+
+    Of sub-networks nobody can say: they do other work, and have fewer parameters.
+    """
+    return way == "sharded" and speedup > max(workers, 1) * (1 + WIDE_SPREAD)
+
+
+def _trouble(row: Row) -> str:
+    """Why a figure is none although nobody was seen to disturb it."""
+    if row.speedup is not None and is_impossible(row.way, row.workers, row.speedup):
+        return IMPOSSIBLE
+    assert row.low is not None
+    assert row.high is not None
+    return DISAGREE if row.high > FAR_APART * row.low else ""
 
 
 def _centre(metrics: Sequence[float], seeds: Sequence[int]) -> tuple[float, float | None]:
@@ -130,6 +213,8 @@ def verdict(row: Row, other: Row) -> str:
 
     The difference counts when it is more than its standard error twice, √(s₁²/n + s₂²/n) of n seeds each.
     """
+    assert row.metric is not None
+    assert other.metric is not None
     error = ((row.spread or 0) ** 2 + (other.spread or 0) ** 2) ** 0.5 / row.repeats**0.5
     difference = row.metric - other.metric
     if abs(difference) <= 2 * error:
@@ -143,17 +228,25 @@ def verdict(row: Row, other: Row) -> str:
     return f"'{better.title}' scores better here than '{worse.title}'"
 
 
-def _doubts(row: Row, reference: float, cpus: int) -> list[str]:
-    doubts = []
-    if row.way == "sharded" and row.speedup > max(row.workers, 1) * (1 + WIDE_SPREAD):
-        doubts.append(f"more than {row.workers} workers can gain: the baseline was slowed by something else")
+def _doubts_of_seconds(row: Row, why: Sequence[str], slow: Sequence[str], cpus: int) -> Iterator[str]:
+    if row.trouble == BUSY:
+        yield f"busy: {why[-1]}"
+    elif row.trouble == IMPOSSIBLE:
+        yield f"the rounds say more than {row.workers} workers can gain: the baseline was slowed by something else"
+    elif row.trouble == DISAGREE:
+        yield f"the rounds say from {row.low:.2f} to {row.high:.2f}: something else was measured too"
+    if sum(map(bool, slow)) * 2 > len(slow):
+        yield next(said for said in reversed(slow) if said)
     if row.workers > cpus:
-        doubts.append(f"{row.workers} workers on {cpus} CPUs take turns")
-    if row.repeats > 1 and row.high - row.low > WIDE_SPREAD * row.speedup:
-        doubts.append(f"noisy: the rounds range from {row.low:.2f}× to {row.high:.2f}×")
-    if row.metric_name == "accuracy" and abs(row.metric - reference) > SAME_ACCURACY:
-        doubts.append(f"not the same result: accuracy {100 * row.metric:.1f} %, as it is {100 * reference:.1f} %")
-    return doubts
+        yield f"{row.workers} workers on {cpus} CPUs take turns"
+    low, high = row.low, row.high
+    if row.speedup is not None and low is not None and high is not None and high - low > WIDE_SPREAD * row.speedup:
+        yield f"noisy: the rounds range from {low:.2f}× to {high:.2f}×"
+
+
+def _doubts_of_score(row: Row, reference: float) -> Iterator[str]:
+    if row.metric_name == "accuracy" and row.metric is not None and abs(row.metric - reference) > SAME_ACCURACY:
+        yield f"not the same result: accuracy {100 * row.metric:.1f} %, as it is {100 * reference:.1f} %"
 
 
 def karp_flatt(speedup: float, workers: int) -> float:

@@ -80,7 +80,7 @@ def make_result(
         options=spec.options(),
         state="done" if finished else "stopped",
         workers=context.size,
-        threads=context.threads,
+        threads=torch.get_num_threads(),  # a program may have asked for fewer than it was given
         seconds=seconds,
         steps=steps,
         loss=score.loss,

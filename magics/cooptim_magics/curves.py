@@ -102,21 +102,27 @@ def loss_curves(points: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -
 
 
 def speedup_curves(rows: Collection[Row]) -> list[Curve]:
-    """The measured speedups over the workers, and the line of as many times faster as there are workers."""
-    rows = [row for row in rows if row.way != "baseline"]
+    """The measured speedups over the workers, and the line of as many times faster as there are workers.
+
+    Of rows that have none, what the rounds ranged over: no dot, which would be a figure.
+    """
+    rows = [row for row in rows if row.way != "baseline" and row.repeats]
     if not rows:
         return []
-    workers = [float(row.workers) for row in rows]
-    points = Curve(
-        "measured",
-        workers,
-        [row.speedup for row in rows],
-        [row.low for row in rows],
-        [row.high for row in rows],
-        kind="marker",
-    )
-    most = max([*workers, 2.0])
-    return [points, Curve("ideal", [1.0, most], [1.0, most], kind="ideal")]
+    curves = []
+    columns: list[tuple[float, float, float, float]] = [
+        (float(row.workers), row.speedup, row.low, row.high)
+        for row in rows
+        if row.speedup is not None and row.low is not None and row.high is not None
+    ]
+    if columns:
+        curves.append(Curve("measured", *map(list, zip(*columns, strict=True)), kind="marker"))
+    for row in rows:
+        if row.speedup is None and row.repeats > 1 and row.low is not None and row.high is not None:
+            x, y = [float(row.workers)] * 2, [row.low, row.high]
+            curves.append(Curve(f"{row.figure} (range)", x, y, kind="faint"))
+    most = float(max([2, *(row.workers for row in rows)]))
+    return [*curves, Curve("ideal", [1.0, most], [1.0, most], kind="ideal")]
 
 
 def cost_curves(

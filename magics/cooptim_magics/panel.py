@@ -25,6 +25,7 @@ from cooptim_lab.training.spec import Baseline, Sharded, Subnets, make_spec
 from .chart import LiveChart
 from .plots import mime_bundle
 from .session import Session
+from .tables import row_doubts
 from .view import Follower
 
 WAYS = {
@@ -147,9 +148,7 @@ class LabPanel:
         update_display(mime_bundle(picture), display_id=self._figure_id, raw=True)
         if picture.table:
             update_display(picture.full_table, display_id=self._table_id)
-        doubts = picture.notes + [
-            f"{row.title}: {warning}" for row in picture.rows.values() for warning in row.warnings
-        ]
+        doubts = picture.notes + row_doubts(list(picture.rows.values()))
         self._say(picture.reason or "; ".join(doubts) or f"run {run.id}: {run.state}")
         self._enable()
 

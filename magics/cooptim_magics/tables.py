@@ -60,27 +60,36 @@ class Table:
 
 
 def rows_table(rows: Sequence[Row]) -> Cells:
-    """Measured rows: what `compare` and `speedup` end in."""
-    is_accuracy = any(row.metric_name == "accuracy" for row in rows)
+    """Measured rows: what `compare` and `speedup` end in. One that has no P says why in its place."""
+    name = next((row.metric_name for row in rows if row.metric_name), "score")
     has_rounds = any(row.repeats > 1 for row in rows)
-    name = "accuracy" if is_accuracy else rows[0].metric_name
-    head = ["", "workers", "seconds", "P = T_c/T_p", "speedup 1/P", *(["range of 1/P"] if has_rounds else [])]
-    cells = [[*head, f"held-out {name}", "parameters"]]
-    for row in rows:
-        spread = ["" if row.way == "baseline" else f"{row.low:.2f} – {row.high:.2f}"] if has_rounds else []
-        metric = percent(row.metric) if is_accuracy else f"{row.metric:.4g}"
-        if row.spread is not None:
-            metric += f" ± {percent(row.spread) if is_accuracy else f'{row.spread:.2g}'}"
-        ratios = [f"{row.ratio:.2f}", f"{row.speedup:.2f}×"]
-        cells.append(
-            [row.title, str(row.workers), f"{row.seconds:.3f}", *ratios, *spread, metric, f"{row.parameters:,}"]
-        )
-    return cells
+    head = ["", "workers", "threads", "seconds", "P = T_c/T_p", "speedup 1/P"]
+    head += [*(["range of 1/P"] if has_rounds else []), f"held-out {name}", "parameters"]
+    return [head, *(_row_cells(row, has_rounds=has_rounds) for row in rows)]
+
+
+def _row_cells(row: Row, *, has_rounds: bool) -> list[str]:
+    figures = ["", row.figure] if row.ratio is None else [f"{row.ratio:.2f}", row.figure]
+    if has_rounds:
+        has_range = row.way != "baseline" and row.repeats > 1 and row.low is not None and row.high is not None
+        figures.append(f"{row.low:.2f} – {row.high:.2f}" if has_range else "")
+    as_text = percent if row.metric_name == "accuracy" else "{:.4g}".format
+    metric = "" if row.metric is None else as_text(row.metric)
+    if row.spread is not None:
+        metric += f" ± {percent(row.spread) if row.metric_name == 'accuracy' else f'{row.spread:.2g}'}"
+    threads = "" if row.threads is None else str(row.threads)
+    seconds = "" if row.seconds is None else f"{row.seconds:.3f}"
+    parameters = "" if row.parameters is None else f"{row.parameters:,}"
+    return [row.title, str(row.workers), threads, seconds, *figures, metric, parameters]
 
 
 def rows_line(rows: Iterable[Row]) -> str:
-    """How much faster each way is than the network as it is."""
-    return " · ".join(f"{row.title} {row.speedup:.2f}×" for row in rows if row.way != "baseline")
+    """How much faster each way is than the network as it is, or once why nobody knows."""
+    others = [row for row in rows if row.way != "baseline"]
+    said = {row.figure for row in others}
+    if len(said) == 1 and not any(row.is_measured for row in others):
+        return said.pop()
+    return " · ".join(f"{row.title} {row.figure}" for row in others)
 
 
 def summary_line(summary: Mapping[str, Any]) -> str:
@@ -154,11 +163,19 @@ def _link(where: str, link: Link) -> str:
 
 def row_notes(rows: Sequence[Row], notes: Sequence[str] = ()) -> list[str]:
     """What a reader of such a table must know: how to read it, and every doubt."""
-    doubts = [f"⚠ {row.title}: {warning}" for row in rows for warning in row.warnings]
     serial = [(row.workers, row.serial_fraction) for row in rows if row.way == "sharded"]
     said = ", ".join(f"{fraction:.2f} on {workers} workers" for workers, fraction in serial if fraction is not None)
     fraction = [f"Serial fraction (Karp and Flatt): {said}."] if said else []
-    return ["P below 1 is better: the way is faster than the network as it is.", *fraction, *doubts, *notes]
+    how = ["P below 1 is better: the way is faster than the network as it is."] if any(r.ratio for r in rows) else []
+    return [*how, *fraction, *(f"⚠ {doubt}" for doubt in row_doubts(rows)), *notes]
+
+
+def row_doubts(rows: Sequence[Row]) -> list[str]:
+    """Every doubt, with the row it is about; one that all rows share, once."""
+    trained = [row for row in rows if row.repeats]
+    shared = set.intersection(*(set(row.warnings) for row in trained)) if len(trained) > 1 else set()
+    of_all = [warning for warning in trained[0].warnings if warning in shared] if trained else []
+    return of_all + [f"{row.title}: {warning}" for row in rows for warning in row.warnings if warning not in shared]
 
 
 def _is_numeric(cells: Sequence[str]) -> bool:

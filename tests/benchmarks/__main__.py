@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cooptim_lab import hardware
 
-NAMES = ("load_ext", "compare", "ranks", "subnets", "sharded", "costs", "examination")
+NAMES = ("load_ext", "compare", "ranks", "subnets", "sharded", "costs", "examination", "busy")
 
 
 def main() -> int:

@@ -90,6 +90,11 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InteractiveShell
         InteractiveShell.clear_instance()
 
 
+@pytest.fixture(autouse=True)
+def undisturbed(calm: None) -> None:
+    """What a notebook shows is not to hang on what else this machine does."""
+
+
 @pytest.fixture
 def notebook(shell: InteractiveShell, monkeypatch: pytest.MonkeyPatch) -> Iterator[Notebook]:
     """With `%load_ext cooptim_lab` done; unloaded again after the test, the notebook's names gone."""

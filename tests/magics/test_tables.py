@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 
 import pytest
-from cooptim_magics.tables import Table, cost_notes, costs_table, row_notes, rows_table
+from cooptim_magics.curves import speedup_curves
+from cooptim_magics.tables import Table, cost_notes, costs_table, row_notes, rows_line, rows_table
 from cooptim_magics.words import duration, percent
 
 from cooptim_lab.costs.formulas import CostRow
@@ -19,6 +21,7 @@ def row(**fields) -> Row:
         "way": "sharded",
         "title": "2 shards, server",
         "workers": 2,
+        "threads": 1,
         "seconds": 2.0,
         "baseline_seconds": 3.0,
         "repeats": 1,
@@ -73,6 +76,7 @@ class TestRows:
         assert dict(zip(head, cells, strict=True)) == {
             "": "2 shards, server",
             "workers": "2",
+            "threads": "1",
             "seconds": "2.000",
             "P = T_c/T_p": "0.67",
             "speedup 1/P": "1.50×",
@@ -96,6 +100,45 @@ class TestRows:
         rows = [row(), row(title="slow", warnings=("noisy", "4 workers on 2 CPUs take turns"))]
         assert row_notes(rows, ["said"])[2:] == ["⚠ slow: noisy", "⚠ slow: 4 workers on 2 CPUs take turns", "said"]
         assert "P below 1 is better" in row_notes(rows)[0]
+
+
+class TestNoHeadline:
+    BUSY = row(
+        repeats=3, low=14.25, high=18.7, seconds=1.0, baseline_seconds=18.7, trouble="busy", warnings=("busy: x",)
+    )
+
+    def test_the_range_stands_and_no_figure(self):
+        head, cells = rows_table([self.BUSY])
+        shown = dict(zip(head, cells, strict=True))
+        assert (shown["P = T_c/T_p"], shown["speedup 1/P"]) == ("", "busy: not measured")
+        assert shown["range of 1/P"] == "14.25 – 18.70"
+        assert rows_line([self.BUSY]) == "busy: not measured"
+        assert rows_line([self.BUSY, row()]) == "2 shards, server busy: not measured · 2 shards, server 1.50×"
+
+    def test_one_round_has_no_range_either(self):
+        one = replace(self.BUSY, repeats=1, low=None, high=None)
+        assert "18.7" not in repr(Table(rows_table([one]), row_notes([one])))
+        (ideal,) = speedup_curves([one])
+        assert ideal.kind == "ideal"
+
+    def test_a_curve_has_no_dot(self):
+        measured, span, _ = speedup_curves([self.BUSY, row(workers=1)])
+        assert (measured.x, measured.y, measured.kind) == ([1.0], [1.5], "marker")
+        assert (span.name, span.x, span.y, span.lo) == ("busy: not measured (range)", [2.0, 2.0], [14.25, 18.7], None)
+
+    def test_what_all_rows_have_is_said_once(self):
+        said = row_notes([self.BUSY, replace(self.BUSY, title="b", warnings=("busy: x", "y"))], ["z"])
+        assert said == ["⚠ busy: x", "⚠ b: y", "z"]
+
+    def test_a_refused_way_has_its_reason(self):
+        rows = [row(), Row.refused("subnets", "4 sub-networks", 2, "cannot be split")]
+        assert rows_table(rows)[2] == ["4 sub-networks", "2", "", "", "", "refused", "", ""]
+        assert row_notes(rows)[-1] == "⚠ 4 sub-networks: cannot be split"
+        assert rows_line(rows) == "2 shards, server 1.50× · 4 sub-networks refused"
+
+    def test_no_serial_fraction_outside_of_0_and_1(self):
+        assert "Serial fraction" in row_notes([row()])[1]
+        assert "Serial fraction" not in repr(row_notes([row(seconds=9.0)]))
 
 
 class TestCosts:

@@ -12,7 +12,7 @@ from cooptim_lab.runs import store
 from cooptim_lab.runs.events import Ended, Measured, Note, Phase, Points, Progress, Started
 from tests.support import PATIENCE_SECONDS, refused, wait_until
 
-pytestmark = pytest.mark.mpi
+pytestmark = [pytest.mark.mpi, pytest.mark.usefixtures("calm")]
 ENDLESS = 1_000_000  # epochs: ends only by being stopped
 
 
@@ -21,7 +21,7 @@ def of(run, kind):
 
 
 @pytest.fixture(scope="module")
-def compared(pool):
+def compared(pool, calm):
     """A finished `compare` of two rounds."""
     run = compare(pool=pool, epochs=2, repeats=2)
     run.wait(PATIENCE_SECONDS)

@@ -8,6 +8,7 @@ import json
 import pytest
 
 from cooptim_lab.runs.events import (
+    Beside,
     Calibrated,
     Costed,
     Ended,
@@ -35,6 +36,7 @@ EVENTS = [
     Note(rank=0, text='zwei Zeilen\nand a quotation mark: "'),
     Output(rank=1, stream="stderr", text="Σ θ_i\n"),
     Measured(row={"way": "sharded", "seconds": 0.25, "spread": [0.2, 0.3], "gain": None}),
+    Beside(round=2, why="", seconds=1.5, others=0.02, stolen=None, throttled=0.0, throttled_seconds=0.0),
     Calibrated(links={"local": {"alpha": 1e-6, "beta": 1e9, "both": 1e9}, "between": None, "gamma": 1e-11, "cpus": 2}),
     Costed(row={"way": "server", "workers": 2, "predicted": 0.1, "measured": 0.11}),
     Spent(rank=1, steps=40, compute=0.25, communication=0.1, waiting=0.02, sent=1024),

@@ -61,9 +61,9 @@ def test_identities_on_random_measurements():
     random = np.random.default_rng(0)
     for _ in range(300):
         n, workers = int(random.integers(1, 9)), int(random.integers(1, 9))
-        after = rounds(*random.lognormal(sigma=1.5, size=n), workers=workers)
+        after = rounds(*random.lognormal(sigma=1.5, size=n), workers=workers, way="subnets")
         before = baseline(*random.lognormal(sigma=1.5, size=n))
-        row = measure("", after, before, cpus=8)
+        row = replace(measure("", after, before, cpus=8), trouble="")  # that they disagree is another matter
         assert row.ratio * row.speedup == pytest.approx(1, rel=1e-14)
         assert row.efficiency * workers == pytest.approx(row.speedup, rel=1e-14)
         assert row.low * (1 - 1e-14) <= row.speedup <= row.high * (1 + 1e-14)
@@ -73,7 +73,9 @@ def test_the_mean_of_ratios_would_break_it():
     """Beside the identity: ratios of unpaired rounds need not bracket the ratio of the medians."""
     after, before = [1.0, 2.0, 100.0], [300.0, 1.0, 2.0]
     mean_of_ratios = float(np.mean(np.divide(before, after)))
-    assert mean_of_ratios != pytest.approx(measure("", rounds(*after), baseline(*before), cpus=2).speedup, rel=0.5)
+    assert mean_of_ratios != pytest.approx(
+        replace(measure("", rounds(*after), baseline(*before), cpus=2), trouble="").speedup, rel=0.5
+    )
 
 
 def test_the_range_is_of_rounds_measured_together():
@@ -115,13 +117,45 @@ def test_other_metrics_have_no_scale_to_be_compared_on():
 
 
 def test_shards_cannot_gain_more_than_their_number():
-    (doubt,) = measure("", rounds(1), baseline(50), cpus=2).warnings
-    assert doubt.startswith("more than 2 workers can gain")
+    row = measure("", rounds(1), baseline(50), cpus=2)
+    assert (row.is_busy, row.speedup, row.ratio, row.efficiency, row.serial_fraction) == (True, *[None] * 4)
+    assert (row.figure, row.low, row.high) == ("more than workers can give: not measured", None, None)
+    assert row.warnings == ("the rounds say more than 2 workers can gain: the baseline was slowed by something else",)
+    assert measure("", rounds(1), baseline(2.4), cpus=2).speedup == 2.4
+    assert measure("", rounds(1, way="subnets"), baseline(50), cpus=2).speedup == 50
+
+
+def test_rounds_that_disagree():
+    row = measure("", rounds(1, 1, way="subnets"), baseline(1, 3), cpus=2)
+    assert (row.is_busy, row.speedup, row.low, row.high) == (True, None, 1, 3)
+    assert "×" not in " ".join(row.warnings)
+
+
+@pytest.mark.parametrize(("seconds", "fraction"), [(1.5, 1.0), (0.75, 0.0), (1.0, 1 / 3), (1.6, None), (0.7, None)])
+def test_a_serial_fraction_is_a_fraction(seconds, fraction):
+    assert measure("", rounds(seconds), baseline(1.5), cpus=2).serial_fraction == (
+        None if fraction is None else pytest.approx(fraction)
+    )
+
+
+def test_disturbed_rounds_count_for_scores_only():
+    side, before = [result(1, metric=0.5), result(9, metric=0.7), result(1, metric=0.6)], baseline(2, 2, 2)
+    row = measure("", side, before, cpus=2, disturbed=["", "others", ""])
+    assert (row.speedup, row.low, row.high, row.repeats, row.disturbed, row.metric) == (2, 2, 2, 3, 1, 0.6)
+    row = measure("", side, before, cpus=2, disturbed=["others", "", "others again"])
+    assert (row.speedup, row.low, row.high, row.disturbed, row.metric) == (None, 2 / 9, 2, 2, 0.6)
+    assert row.warnings[0] == "busy: others again"
+
+
+def test_a_baseline_slowed_by_its_threads_is_doubted():
+    slow, well = ((2, 3e-3), (1, 1e-3)), ((2, 1e-3), (1, 1e-3))
+    assert measure("", [result(1, tried=slow)], baseline(1), cpus=2).warnings[0].endswith("with 1 thread 1 ms")
+    assert measure("", [result(1, tried=slow), result(1, tried=well)], baseline(1, 1), cpus=2).warnings == ()
 
 
 def test_doubts_add_up():
-    row = measure("", rounds(1, 1, workers=3, metric=0.5), baseline(1, 9), cpus=1)
-    assert [doubt.split()[0] for doubt in row.warnings] == ["more", "3", "noisy:", "not"]
+    row = measure("", rounds(1, 1, workers=3, metric=0.5), baseline(1, 1.5), cpus=1)
+    assert [doubt.split()[0] for doubt in row.warnings] == ["3", "noisy:", "not"]
 
 
 @pytest.mark.parametrize(("after", "before"), [(0, 0), (1, 0), (0, 1), (2, 3)])
@@ -131,11 +165,13 @@ def test_rounds_without_a_partner(after, before):
 
 
 def test_json_round_trip():
-    row = measure("4 Netze ×", rounds(0.1, 0.3, workers=9), baseline(1 / 3, 9), cpus=2)
+    row = measure("4 Netze ×", rounds(0.1, 0.3, workers=9), baseline(1 / 3, 1.5), cpus=2)
     assert row.warnings
     text = json.dumps(row.summary())
     assert Row.from_summary(json.loads(text)) == row
     assert json.loads(text)["efficiency"] == row.efficiency
+    refused = Row.refused("subnets", "4 Netze", 2, "no")
+    assert Row.from_summary(json.loads(json.dumps(refused.summary(), allow_nan=False))) == refused
     assert Row.from_summary(json.loads(text)) != replace(row, seconds=row.seconds + 1e-9)
 
 
