@@ -20,7 +20,7 @@ from ..errors import InputError
 from ..task import Task
 from ..training.building import build_model, packed, unpacked
 from ..training.examination import Examined, examine, undisturbed
-from ..training.examination.learning import refuse_what_lies_flat
+from ..training.examination.learning import refuse_modes, refuse_what_lies_flat
 from ..training.examination.sizes import Smallest, smallest_batch
 from ..training.held_out import HeldOut
 from ..training.modes import put
@@ -121,6 +121,7 @@ def _examine(context: Context, task: Task, shard: Shard, labels: Tensor) -> Exam
     x, y = rows.take(torch.arange(min(part, len(rows))))
     examined = examine(task, model, x, y, labels, smallest)
     refuse_what_lies_flat(examined.learned, "sharded")
+    refuse_modes(examined.learned, "sharded")
     return examined
 
 

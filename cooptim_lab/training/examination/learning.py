@@ -154,15 +154,24 @@ def refuse_what_lies_flat(learned: Learned, way: str) -> None:
         raise InputError(
             f"{way} adds up whole gradients, and {_some(learned.sparse)} gets a sparse one: leave sparse=True out"
         )
-    if learned.has_modes:
-        raise InputError(
-            f"{way} hands weights from rank to rank, and this optimizer holds others while it trains than it evaluates "
-            "(it has train() and eval()): train the network as it is, or give another optimizer"
-        )
     if learned.reshaped:
         raise InputError(
             f"{way} keeps buffers as they are, and the model gives {_some(learned.reshaped)} another shape while it "
             "trains: register it with the shape that it will have"
+        )
+
+
+def refuse_modes(learned: Learned, way: str) -> None:
+    """Of ways that send weights: refuse an optimizer that would send others than it is evaluated by.
+
+    Raises
+    ------
+    InputError
+    """
+    if learned.has_modes:
+        raise InputError(
+            f"{way} hands weights from rank to rank, and this optimizer holds others while it trains than it evaluates "
+            "(it has train() and eval()): train the network as it is, or give another optimizer"
         )
 
 
