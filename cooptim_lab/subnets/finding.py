@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from .rules import ROOTS, TAKERS, WITHOUT_RULE, along, width_of
+from .rules import ROOTS, TAKERS, WITHOUT_RULE, along, summed_by, width_of
 from .units import OFFER, Axis, Layer, Units
 
 
@@ -116,6 +116,7 @@ class _Cutter:
         prefix = f"{name}." if name else ""
         if not is_out and isinstance(module, TAKERS):
             self.units.takers.add(f"{prefix}weight")
+        self.units.summed.update(prefix + tensor for tensor in summed_by(module))
         for tensor, axis, length, repeat in along(module, name, is_out=is_out):
             every = torch.cat([indices + i * (length // repeat) for i in range(repeat)])
             self._mark(prefix + tensor, axis, length, every, number, units.repeat(repeat))

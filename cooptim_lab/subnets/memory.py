@@ -1,4 +1,4 @@
-"""What an optimizer remembers of each subnet in a stack: taken out, and given to the optimizer of another stack.
+"""What an optimizer remembers of each subnet in a stack: taken out, and put in for others of the same shapes.
 
 Momentum and the like have the shapes of the parameters they belong to, stacked and laid end to end as those are. So the
 stack itself takes them apart: it is asked for its subnets' states while its parameters hold them.
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .engines.stacks import Stack
 
@@ -37,24 +37,18 @@ def take(stack: Stack, optimizer: torch.optim.Optimizer, trained: Sequence[Seque
     return list(found)
 
 
-def give(
-    stack: Stack, optimizer: torch.optim.Optimizer, memory: Sequence[Memory], subnets: Sequence[nn.Module]
-) -> None:
-    """Let the optimizer remember this of the members; `subnets`, shaped as they are, are overwritten on the way."""
-    for key in memory[0]:
-        if "" in memory[0][key]:
-            values = [memory[0][key][""].clone() for _ in _tensors(optimizer)]
-        else:
-            for subnet, of in zip(subnets, memory, strict=True):
-                with torch.no_grad():
-                    for name, parameter in subnet.named_parameters():
-                        if name in of[key]:
-                            parameter.copy_(of[key][name])
-            values = _like(optimizer, [p.detach() for p in type(stack)(subnets, stack.members).parameters()])
-        for tensor, value in zip(_tensors(optimizer), values, strict=True):
-            # The count of steps stays on the CPU where the optimizer keeps it there.
-            is_count = key == "step" and not optimizer.param_groups[0].get("capturable")
-            optimizer.state[tensor][key] = value if is_count else value.to(tensor.device)
+@torch.no_grad()
+def put(stack: Stack, optimizer: torch.optim.Optimizer, memory: Sequence[Memory]) -> None:
+    """Let the optimizer remember this of the members, in place of what it has; how many steps it made stays."""
+    for key, values in _quantities(optimizer).items():
+        if "" in memory[0].get(key, {"": None}):
+            continue
+        with _holding(optimizer, values):
+            for state, of in zip(stack.states(), memory, strict=True):
+                for name, value in of[key].items():
+                    state[name].copy_(value)
+            for tensor, value in zip(_tensors(optimizer), values, strict=True):
+                value.copy_(tensor)
 
 
 @contextmanager
@@ -88,11 +82,3 @@ def _quantities(optimizer: torch.optim.Optimizer) -> dict[str, list[Tensor]]:
         for key, value in first.items()
         if isinstance(value, Tensor)
     }
-
-
-def _like(optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]) -> list[Tensor]:
-    """A stack's parameters gathered as its optimizer has them: one by one, or flat by dtype."""
-    tensors = _tensors(optimizer)
-    if [t.shape for t in tensors] == [p.shape for p in parameters]:
-        return [p.clone() for p in parameters]
-    return [torch.cat([p.flatten() for p in parameters if p.dtype == tensor.dtype]) for tensor in tensors]

@@ -19,7 +19,7 @@ from .engines.device import CPU
 from .engines.stacked import stack
 from .engines.stacks import Stack
 from .engines.stepping import stacked_step
-from .memory import Memory, give, take
+from .memory import Memory, put, take
 from .states import State
 
 
@@ -84,7 +84,15 @@ class Trainer:
                 found[member] = of
         return found
 
-    def remember(self, memory: Sequence[Memory], subnets: Sequence[nn.Module]) -> None:
-        """Give the optimizers what `memory` said, cut for these subnets, which have the shapes of those in training."""
+    @torch.no_grad()
+    def put(self, states: Sequence[State]) -> None:
+        """Let the subnets have these values, in place; they have the shapes of those in training."""
+        for each in self.stacks:
+            for member, own in zip(each.members, each.states(), strict=True):
+                for name, value in states[member].items():
+                    own[name].copy_(value)
+
+    def remember(self, memory: Sequence[Memory]) -> None:
+        """Let the optimizers remember this of the subnets, in place."""
         for each, optimizer in zip(self.stacks, self._optimizers, strict=True):
-            give(each, optimizer, [memory[i] for i in each.members], [subnets[i] for i in each.members])
+            put(each, optimizer, [memory[i] for i in each.members])

@@ -84,6 +84,8 @@ class Units:
         By the name of a module whose width is a setting also where it has no parameter.
     takers
         Weights that take hidden units as inputs.
+    summed
+        Weights (out, in, ...) that sum over their inputs, hidden units or not.
     """
 
     model: nn.Module
@@ -91,6 +93,7 @@ class Units:
     axes: dict[str, dict[int, Axis]] = field(default_factory=dict)
     widths: dict[str, Axis] = field(default_factory=dict)
     takers: set[str] = field(default_factory=set)
+    summed: set[str] = field(default_factory=set)
 
     @cached_property
     def mixes_units(self) -> bool:
@@ -127,6 +130,21 @@ class Units:
         own = {name: value for name, value in state_of(self.model).items() if name in self.axes}
         widths = {name: len(axis.kept(part)) for name, axis in self.widths.items()}
         return narrowed(self.model, self.cut(own, part), widths)
+
+    def factors(self, part: Part) -> dict[str, Tensor]:
+        """How many times the inputs that a part has are to count (see `scaled`): of weights that sum over units, (in,).
+
+        (size of the layer) / (units of it that the part has), 1 of what is no hidden unit; weights of ones only are
+        left out.
+        """
+        each = [layer.size / len(own) for layer, own in zip(self.layers, part, strict=True)]
+        of_layers = torch.tensor([*each, 1.0], dtype=torch.float64)
+        found = {}
+        for name in sorted(self.summed):
+            axis = self.axes.get(name, {}).get(1)
+            if axis is not None:
+                found[name] = of_layers[axis.layer[axis.kept(part)]]  # -1 is the last
+        return {name: factor for name, factor in found.items() if bool((factor != 1).any())}
 
     def cut(self, state: State, part: Part) -> dict[str, Tensor]:
         """Of tensors shaped as the network's (its own, or an optimizer's), what a part has: copies."""
