@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..comm.context import Context
 from ..comm.objects import agree, allgather, barrier, bcast, gather
+from ..data.values import first_line
 from ..errors import InputError
 from ..runs.result import Result
 from ..task import Task
@@ -23,19 +24,21 @@ from ..training.examination.learning import refuse_what_lies_flat
 from ..training.loop import Clock, Recorder, fit
 from ..training.prepare import Prepared, prepare
 from ..training.reporting import make_recorder, make_result, record_score, tell_findings, warm_up
-from ..training.seeds import derive
+from ..training.seeds import derive, seed_all
 from ..training.spec import Subnets
 from . import telling
 from .dealing import cut_memory, put_together
 from .engines.device import CPU, choose_device
-from .fuse import FUSIONS, check_alike, check_can_merge, diversity
+from .engines.trying import Trial
+from .fuse import FUSIONS, check_alike, check_can_merge, diversity_of
 from .joint import Joint
 from .sampling import batches_each, check_rows, rows_each
 from .scaled import settle
 from .split import Division, divide
 from .states import State, fill, pack, state_of, unpack
 from .trainer import Trainer
-from .trial import choose_engine
+from .trial import choose_engine, make_trial, rehearsal, see_handed_over
+from .units import OFFER
 
 BLOCK = 24
 """Steps that one stack makes before the next has its turn."""
@@ -100,7 +103,7 @@ def train_subnets(context: Context, task: Task, spec: Subnets) -> Result | None:
         subnets=subnets,
         engine="+".join(sorted(set(itertools.chain.from_iterable(engines)))),
         subnet_scores=tuple(work.prepared.score(output).metric for output in outputs),
-        diversity=diversity(outputs, is_classification=work.prepared.is_classification),
+        diversity=diversity_of(work.prepared, outputs),
     )
 
 
@@ -124,6 +127,9 @@ class _Work:
     _said: str = ""
     """Of the first subnet that diverged."""
     device: torch.device = CPU
+    _trial: Trial = field(init=False)
+    _failed: bool = False
+    """Whether a stack failed and was taken apart."""
 
     @property
     def mine(self) -> range:
@@ -135,7 +141,7 @@ class _Work:
         spec = self.spec
         check_rows(len(self.prepared.x), spec)
         if spec.fuse == "vote" and not self.prepared.is_classification:
-            raise InputError("fuse = vote is for classes, and y is not one: fuse mean")
+            raise InputError("fuse = vote is for outputs that say classes along their second axis: fuse mean")
         self.division = divide(
             self.task, self.prepared.x[:2], spec.subnets, split=spec.split, seed=spec.seed, is_scaled=spec.is_scaled
         )
@@ -147,17 +153,32 @@ class _Work:
         if self.task.subnet is not None:
             agree(self.context.comm, self._misfit())
         self.device = choose_device(spec.device, self.context.rank)
+        see_handed_over(self.prepared, self._networks[self.mine[0]], self.epoch_batches(0))
+        is_own = spec.data != "all"
+        self._trial = make_trial(self.prepared, self.epoch_batches(0), is_own=is_own, device=self.device)
         self._choose_engine()
-        warm_up(lambda: self._train(self.division.make(self.mine)).step, self.epoch_batches)
-        self.trainer = self._train(self.division.make(self.mine))
-        torch.manual_seed(derive(spec.seed, self.context.rank))
+        warm_up(lambda: rehearsal(self._train(self.division.make(self.mine)), spec), self.epoch_batches)
+        self.trainer = self._train(self.division.make(self.mine), steps=spec.epochs * len(self.epoch_batches(0)))
+        seed_all(derive(spec.seed, self.context.rank))
 
     def step(self, rows: Tensor | Sequence[Tensor]) -> Tensor:
-        """One step of this rank's subnets (see `stepping.stacked_step`), by the trainer that they have now."""
-        return self.trainer.step(rows)
+        """One step of this rank's subnets (see `stepping.StackedStep`).
+
+        Raises
+        ------
+        InputError
+            When the network has changed in such a way that its parts do not run any more.
+        """
+        try:
+            return self.trainer.step(rows)
+        except Exception as error:
+            if self.division.units is None or isinstance(error, InputError):
+                raise
+            why = first_line(error)
+            raise InputError(f"a part of the model cannot make a step that others could ({why}): {OFFER}") from error
 
     def epoch_blocks(self, epoch: int) -> Sequence[Tensor | Sequence[Tensor]]:
-        """The batches of an epoch, one by one, or where there are several stacks by `BLOCK` (see `stacked_step`)."""
+        """The batches of an epoch, one by one, or where there are several stacks by `BLOCK` (see `StackedStep`)."""
         every = self.epoch_batches(epoch)
         if len(self.trainer.stacks) == 1:
             return every
@@ -253,11 +274,21 @@ class _Work:
         self._engine = self.spec.engine
         if self._engine == "auto":
             rows = self.epoch_batches(0)[0]
-            engine, why = choose_engine(self.prepared, self.division.make(self.mine), rows, self.device)
+            engine, why = choose_engine(self.prepared, self.division.make(self.mine), rows, self._trial, self.device)
             self._engine, self._why = bcast(self.context.comm, (engine, why))
 
-    def _train(self, subnets: Sequence[nn.Module]) -> Trainer:
-        return Trainer(self.prepared, subnets, self._engine, is_own=self.spec.data != "all", device=self.device)
+    def _train(self, subnets: Sequence[nn.Module], steps: int = 0) -> Trainer:
+        is_own = self.spec.data != "all"
+        return Trainer(
+            self.prepared, subnets, self._engine, self._trial, steps=steps, is_own=is_own, device=self.device,
+            tell=self._tell_of_failure,
+        )  # fmt: skip
+
+    def _tell_of_failure(self, why: str) -> None:
+        """Once: all stacks fail alike."""
+        if not self._failed:
+            self.context.report(telling.of_a_stack_that_failed(self.context.rank, why))
+        self._failed = True
 
     def _sound(self) -> dict[int, State]:
         """What this rank's subnets have learned, by their numbers, but for those that diverged."""

@@ -15,7 +15,7 @@ from ..training.prepare import Prepared
 from ..training.scoring import Score
 from ..training.spec import Subnets
 from .engines.device import CPU
-from .split import Division
+from .split import Division, of_mixed
 
 WORSE = 1.1
 """Merged parts whose loss is more than so many times that of their mean are told of."""
@@ -24,6 +24,11 @@ WORSE = 1.1
 def of_one_lost(rank: int, said: str) -> Note:
     """Of a subnet whose loss is no longer finite."""
     return Note(rank=rank, text=f"{said}; it is left out, the others go on")
+
+
+def of_a_stack_that_failed(rank: int, why: str) -> Note:
+    """Of sub-networks that were trained together, in a step that they can only make alone."""
+    return Note(rank=rank, text=f"a stack of sub-networks failed ({why}): they go on one after the other")
 
 
 def of_the_engine(engine: str, why: str) -> Note:
@@ -48,7 +53,11 @@ def of_the_training(
         texts.append(f"{spec.subnets} does not divide {sizes}: the first sub-networks are a little wider")
     if 0 < spec.resplit >= spec.apart_epochs:
         texts.append(f"resplit = {spec.resplit} of {spec.apart_epochs} epochs: the neurons were not dealt anew")
-    return [Note(rank=0, text=text) for text in texts]
+    notes = [Note(rank=0, text=text) for text in texts]
+    if division.mixed:
+        said = f"{of_mixed(division.mixed)}: each is a narrow network of its own, which can be fused and not be merged"
+        notes.append(Note(rank=0, text=said, is_doubt=False))
+    return notes
 
 
 def of_the_stages(spec: Subnets, stages: Sequence[tuple[str, Score]], last: Score, lost: str) -> list[Note]:

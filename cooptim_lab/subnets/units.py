@@ -65,9 +65,21 @@ class Axis:
     def kept(self, part: Part) -> Tensor:
         """The indices that a part has, ascending."""
         keeps = self.layer < 0
-        for number, units in enumerate(part):
-            keeps |= (self.layer == number) & torch.isin(self.unit, units)
+        for number in self.layers:
+            has = torch.zeros(max(int(self.unit.max()), int(part[number].max())) + 1, dtype=torch.bool)
+            has[part[number]] = True
+            keeps = keeps | ((self.layer == number) & has[self.unit])
         return keeps.nonzero().flatten()
+
+    @cached_property
+    def layers(self) -> list[int]:
+        """The numbers of the layers whose units lie along it; known once all are marked."""
+        return [number for number in self.layer.unique().tolist() if number >= 0]
+
+    @cached_property
+    def is_of_units_only(self) -> bool:
+        """Whether every index belongs to a unit, and so to one part alone."""
+        return bool((self.layer >= 0).all())
 
 
 @dataclass
@@ -166,9 +178,13 @@ class Units:
             if not axes:
                 value.copy_(mean_of(states, name))
                 continue
+            indices = [self._index(value, axes, part) for part in parts]
+            if any(axis.is_of_units_only for axis in axes.values()):  # no number is in two parts
+                for state, index in zip(states, indices, strict=True):
+                    value[index] = state[name]
+                continue
             total, count = torch.zeros_like(value), torch.zeros_like(value)
-            for state, part in zip(states, parts, strict=True):
-                index = self._index(value, axes, part)
+            for state, index in zip(states, indices, strict=True):
                 total[index] += state[name]
                 count[index] += 1
             value.copy_(torch.where(count > 0, total / count.clamp(min=1), value))
@@ -180,6 +196,6 @@ class Units:
 
     @staticmethod
     def _index(value: Tensor, axes: Mapping[int, Axis], part: Part) -> tuple[Tensor, ...]:
-        """Selects what a part has, for indexing."""
+        """Selects what a part has, for indexing: an open grid."""
         kept = [axes[axis].kept(part) if axis in axes else torch.arange(n) for axis, n in enumerate(value.shape)]
-        return torch.meshgrid(*kept, indexing="ij")
+        return tuple(index.view(-1, *[1] * (len(kept) - 1 - axis)) for axis, index in enumerate(kept))

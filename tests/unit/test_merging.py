@@ -103,7 +103,7 @@ class TestHowPartsCount:
 
     def test_one_part_counts_once(self):
         for name in NETWORKS:
-            model, x = make(name)
+            model, x = make(name)  # also of one whose heads no two parts can share
             division = divide(Task(model=model, data=([0, 0], [0, 0])), x, 1, split="neurons", seed=0, is_scaled=True)
             (only,) = division.make()
             assert not any(isinstance(module, Scaled) for module in only.modules()), name
@@ -138,7 +138,7 @@ class TestHowPartsCount:
         units = find_units(model, x)
         assert set(units.factors(units.deal(2)[0])) == counted
 
-    @pytest.mark.parametrize("name", NETWORKS)
+    @pytest.mark.parametrize("name", [name for name in NETWORKS if name != "words"])  # whose heads cannot be cut
     def test_handed_out_it_is_a_plain_network_that_computes_the_same(self, name):
         model, x = make(name)
         division = divide(Task(model=model, data=([0, 0], [0, 0])), x, 2, split="neurons", seed=0, is_scaled=True)

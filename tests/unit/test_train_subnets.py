@@ -66,7 +66,10 @@ class TestNeurons:
             assert same(run(spec, task(optimizer=optimizer))[0].network, plain.network)
 
     def test_an_optimizer_that_forgets_when_it_is_dealt_anew_is_not_plain_training(self, monkeypatch):
-        forget = lambda self, memory: [optimizer.state.clear() for optimizer in self._optimizers]  # noqa: E731
+        def forget(self, memory):
+            for _, updater in self._made.pairs:
+                updater.optimizer.state.clear()
+
         monkeypatch.setattr(Trainer, "remember", forget)
         plain, _ = run(Baseline(epochs=4, batch=16), task(), train_baseline)
         spec = Subnets(subnets=1, split="neurons", resplit=1, fuse="merge", epochs=4, batch=16)
@@ -75,7 +78,7 @@ class TestNeurons:
     @pytest.mark.parametrize("engine", ["stacked", "separate"])
     def test_dealing_anew_changes_nothing_by_itself(self, engine):
         model = network()
-        still = task(model=model, optimizer=lambda p: torch.optim.SGD(p, lr=0.0, momentum=0.9))
+        still = task(model=model, optimizer=lambda p: torch.optim.SGD(p, lr=1e-30, momentum=0.9))
         spec = Subnets(subnets=3, split="neurons", resplit=1, fuse="merge", epochs=4, engine=engine)
         assert same(run(spec, still)[0].network, model)
 

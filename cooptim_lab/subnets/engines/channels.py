@@ -9,7 +9,6 @@ How they are trained, and where they come from, is not known here.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ...training.building import copied
 from ..scaled import factor_of, plain_kind
 from ..states import State, state_of
 from .stacks import AutogradStack, states_of
@@ -44,12 +44,13 @@ class ChannelStack(AutogradStack):
 
     def __init__(self, subnets: Sequence[nn.Module], members: list[int]) -> None:
         self.members, count = members, len(subnets)
-        self._wide = copy.deepcopy(subnets[0])
+        self._wide = copied("a sub-network", subnets[0])
         self._stacked: dict[str, Tensor] = {}  # (N, ...), views of what the wide network has
         if not any(plain_kind(module) in _CONVOLUTIONS for module in self._wide.modules()):
             raise TypeError("no convolution")
         states = [state_of(subnet) for subnet in subnets]
         trained = {name for name, p in subnets[0].named_parameters() if p.requires_grad}
+        self._buffers = {name for name, _ in subnets[0].named_buffers()}
         for path, module in list(self._wide.named_modules()):
             own = [name for name, _ in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))]
             if not own:
@@ -64,8 +65,11 @@ class ChannelStack(AutogradStack):
             layer = _wide_layer(module, tensors, count, self.memory_format).train(module.training)
             setattr(self._wide.get_submodule(parent), last, layer)
 
-    def parameters(self) -> list[Tensor]:
-        return [p for p in self._stacked.values() if p.requires_grad]
+    def parameters(self) -> dict[str, Tensor]:
+        return {name: p for name, p in self._stacked.items() if p.requires_grad}
+
+    def buffers(self) -> list[Tensor]:
+        return [value for name, value in self._stacked.items() if name in self._buffers]
 
     def __call__(self, x: Tensor, *, is_own: bool = False) -> Tensor:
         assert not is_own

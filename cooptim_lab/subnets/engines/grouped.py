@@ -27,6 +27,7 @@ ELEMENTWISE = (
     nn.Softplus, nn.Softsign, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.LogSigmoid, nn.Identity, nn.Dropout,
 )  # fmt: skip
 """Layers that treat every number alike, so that they run on stacked subnets as they are."""
+_KINDS = ("weight", "bias")
 
 
 class GroupedStack:
@@ -53,8 +54,12 @@ class GroupedStack:
                 self._layers.append(_Elementwise(layers[0]))
         self._tape: list[Any] = []
 
-    def parameters(self) -> list[Tensor]:
-        return [t for layer in self._linear.values() for t in (layer.weight, layer.bias) if t is not None]
+    def parameters(self) -> dict[str, Tensor]:
+        every = [(name, kind, getattr(layer, kind)) for name, layer in self._linear.items() for kind in _KINDS]
+        return {f"{name}.{kind}": tensor for name, kind, tensor in every if tensor is not None}
+
+    def buffers(self) -> list[Tensor]:
+        return []
 
     @torch.no_grad()
     def __call__(self, x: Tensor, *, is_own: bool = False) -> Tensor:
