@@ -22,7 +22,7 @@ from ..data.values import first_line
 from ..errors import InputError
 from ..training.building import copied
 from ..training.examination.alone import leaves
-from .rules import ROOTS, TAKERS, WITHOUT_RULE, along, width_of
+from .rules import ROOTS, TAKERS, WITHOUT_RULE, along, summed_by, width_of
 from .units import OFFER, Axis, Layer, Units
 
 
@@ -120,6 +120,7 @@ class _Cutter:
         prefix = f"{name}." if name else ""
         if not is_out and isinstance(module, TAKERS):
             self.units.takers.add(f"{prefix}weight")
+        self.units.summed.update(prefix + tensor for tensor in summed_by(module))
         for tensor, axis, length, repeat in along(module, name, is_out=is_out):
             every = torch.cat([indices + i * (length // repeat) for i in range(repeat)])
             self._mark(prefix + tensor, axis, length, every, number, units.repeat(repeat))

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import update_bn
 
 from ..comm.context import Context
 from ..comm.objects import agree, allgather, barrier, bcast, gather
@@ -32,7 +31,9 @@ from .dealing import cut_memory, put_together
 from .engines.device import CPU, choose_device
 from .engines.trying import Trial
 from .fuse import FUSIONS, check_alike, check_can_merge, diversity_of
+from .joint import Joint
 from .sampling import batches_each, check_rows, rows_each
+from .scaled import settle
 from .split import Division, divide
 from .states import State, fill, pack, state_of, unpack
 from .trainer import Trainer
@@ -57,7 +58,7 @@ def train_subnets(context: Context, task: Task, spec: Subnets) -> Result | None:
 
     def end_epoch(epoch: int) -> bool:
         stop = work.score(recorder, epoch)
-        if not stop and spec.resplit and epoch % spec.resplit == 0 and epoch < spec.epochs:
+        if not stop and spec.resplit and epoch % spec.resplit == 0 and epoch < spec.apart_epochs:
             clock.resume()  # dealing anew is part of the way
             work.deal_anew(epoch // spec.resplit)
             clock.stop()
@@ -69,13 +70,17 @@ def train_subnets(context: Context, task: Task, spec: Subnets) -> Result | None:
     finished = fit(
         work.step,
         work.epoch_blocks,
-        spec.epochs,
+        spec.apart_epochs,
         recorder=recorder,
         clock=clock,
         stopping=context.stopping,
         end_epoch=end_epoch,
     )
     fused = work.fuse()
+    joint = None
+    if fused is not None and spec.fuse == "merge":
+        joint = Joint(context, work.prepared, spec, fused[0], clock, work.device)
+        finished = joint.make(finished, is_exact=work.division.is_fresh or spec.subnets == 1)
     seconds = max(allgather(context.comm, clock.stop()))
     engines = gather(context.comm, work.trainer.engines)
     if fused is None or engines is None:
@@ -84,8 +89,8 @@ def train_subnets(context: Context, task: Task, spec: Subnets) -> Result | None:
     network, subnets = fused
     outputs = torch.stack([work.prepared.outputs(subnet) for subnet in subnets])
     fused_outputs = work.prepared.outputs(network)
-    if spec.fuse == "merge":
-        work.tell_of_merging(fused_outputs, outputs.mean(0))
+    if joint is not None:
+        work.tell_of_merging(joint, fused_outputs, outputs.mean(0))
     return make_result(
         context,
         task,
@@ -93,7 +98,7 @@ def train_subnets(context: Context, task: Task, spec: Subnets) -> Result | None:
         network,
         work.prepared.score(fused_outputs),
         seconds,
-        recorder.steps,
+        recorder.steps + (0 if joint is None else joint.steps),
         finished,
         subnets=subnets,
         engine="+".join(sorted(set(itertools.chain.from_iterable(engines)))),
@@ -121,7 +126,7 @@ class _Work:
     """What speaks for the engine, where it was chosen."""
     _said: str = ""
     """Of the first subnet that diverged."""
-    _device: torch.device = CPU
+    device: torch.device = CPU
     _trial: Trial = field(init=False)
     _failed: bool = False
     """Whether a stack failed and was taken apart."""
@@ -137,7 +142,9 @@ class _Work:
         check_rows(len(self.prepared.x), spec)
         if spec.fuse == "vote" and not self.prepared.is_classification:
             raise InputError("fuse = vote is for outputs that say classes along their second axis: fuse mean")
-        self.division = divide(self.task, self.prepared.x[:2], spec.subnets, split=spec.split, seed=spec.seed)
+        self.division = divide(
+            self.task, self.prepared.x[:2], spec.subnets, split=spec.split, seed=spec.seed, is_scaled=spec.is_scaled
+        )
         if spec.fuse == "merge":
             check_can_merge(self.division)
         if spec.fuse == "soup":
@@ -145,10 +152,10 @@ class _Work:
         self._make_networks()
         if self.task.subnet is not None:
             agree(self.context.comm, self._misfit())
-        self._device = choose_device(spec.device, self.context.rank)
+        self.device = choose_device(spec.device, self.context.rank)
         see_handed_over(self.prepared, self._networks[self.mine[0]], self.epoch_batches(0))
         is_own = spec.data != "all"
-        self._trial = make_trial(self.prepared, self.epoch_batches(0), is_own=is_own, device=self._device)
+        self._trial = make_trial(self.prepared, self.epoch_batches(0), is_own=is_own, device=self.device)
         self._choose_engine()
         warm_up(lambda: rehearsal(self._train(self.division.make(self.mine)), spec), self.epoch_batches)
         self.trainer = self._train(self.division.make(self.mine), steps=spec.epochs * len(self.epoch_batches(0)))
@@ -232,24 +239,21 @@ class _Work:
             )
         numbers, subnets = list(sound), list(sound.values())
         network = FUSIONS[self.spec.fuse](subnets, self.division, numbers)
-        if self.spec.fuse == "merge" and not self.division.is_fresh and self.spec.subnets > 1:
-            # A part's BatchNorm knows what its own units give; together they give their sum.
-            x = self.prepared.x
-            update_bn(x.tensor_split(-(-len(x) // self.spec.batch)), network)
-        return network, subnets
+        return settle(network), [settle(subnet) for subnet in subnets]
 
     def tell(self, engines: Sequence[Sequence[str]]) -> None:
         """How the subnets were trained; `engines` of every rank."""
         if self._why:
             self.context.report(telling.of_the_engine(self._engine, self._why))
-        for note in telling.of_the_training(self.spec, self.division, self._device, engines):
+        for note in telling.of_the_training(self.spec, self.division, self.device, engines):
             self.context.report(note)
 
-    def tell_of_merging(self, merged: Tensor, mean: Tensor) -> None:
-        """By the outputs of the merged network and of its parts."""
-        note = telling.of_merging(self.prepared, self.division, merged, mean)
-        if note is not None:
-            self.context.report(note)
+    def tell_of_merging(self, joint: Joint, merged: Tensor, mean: Tensor) -> None:
+        """By what was reached on the way, and the outputs of the merged network and of its parts."""
+        said = telling.of_the_stages(self.spec, joint.stages, self.prepared.score(merged), joint.lost)
+        is_other = self.division.is_fresh and joint.steps  # what was trained as one is not to be their mean
+        doubt = None if is_other else telling.of_merging(self.prepared, self.division, merged, mean)
+        self.context.report(*said, *([] if doubt is None else [doubt]))
 
     def _make_networks(self) -> None:
         which = range(self.spec.subnets) if self.context.is_root else self.mine
@@ -270,13 +274,13 @@ class _Work:
         self._engine = self.spec.engine
         if self._engine == "auto":
             rows = self.epoch_batches(0)[0]
-            engine, why = choose_engine(self.prepared, self.division.make(self.mine), rows, self._trial, self._device)
+            engine, why = choose_engine(self.prepared, self.division.make(self.mine), rows, self._trial, self.device)
             self._engine, self._why = bcast(self.context.comm, (engine, why))
 
     def _train(self, subnets: Sequence[nn.Module], steps: int = 0) -> Trainer:
         is_own = self.spec.data != "all"
         return Trainer(
-            self.prepared, subnets, self._engine, self._trial, steps=steps, is_own=is_own, device=self._device,
+            self.prepared, subnets, self._engine, self._trial, steps=steps, is_own=is_own, device=self.device,
             tell=self._tell_of_failure,
         )  # fmt: skip
 

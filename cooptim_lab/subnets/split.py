@@ -27,6 +27,7 @@ from ..training.seeds import derive, seed_all
 from .finding import find_units
 from .narrowing import initialise
 from .oracle import find_mixed
+from .scaled import scale
 from .units import OFFER, Part, Units
 
 
@@ -38,6 +39,8 @@ class Division:
     ----------
     model
         The network; what its parts have learned is put back into it before they are dealt anew.
+    is_scaled
+        Whether the hidden units of each subnet count for those that it has not (see `scaled`).
     units, parts
         What it is cut along, and which units each subnet has; None and none where the task defines `subnet(i)`.
     mixed
@@ -49,6 +52,7 @@ class Division:
     subnets: int
     seed: int
     is_fresh: bool
+    is_scaled: bool = False
     units: Units | None = None
     parts: tuple[Part, ...] = ()
     mixed: str = ""
@@ -86,16 +90,20 @@ class Division:
             self._own[i] = packed(f"subnet({i})", built)  # it may return one and the same each time
             return put(unpacked(self._own[i]), training=True)
         subnet = self.units.narrow(self.parts[i])
+        if self.is_scaled:
+            scale(subnet, self.units.factors(self.parts[i]))
         return put(initialise(subnet) if self.is_fresh else subnet, training=True)
 
 
-def divide(task: Task, sample: Tensor, subnets: int, *, split: str, seed: int) -> Division:
+def divide(task: Task, sample: Tensor, subnets: int, *, split: str, seed: int, is_scaled: bool = False) -> Division:
     """Divide a task's network into N, as `split` says.
 
     Parameters
     ----------
     sample
         A batch (batch, ...) that the network takes.
+    is_scaled
+        Of its own units: that those of a part are to count for the others too.
 
     Raises
     ------
@@ -110,7 +118,7 @@ def divide(task: Task, sample: Tensor, subnets: int, *, split: str, seed: int) -
             )
         return Division(task, model, subnets, seed, is_fresh=True)
     units = find_units(model, sample)
-    division = Division(task, model, subnets, seed, split == "replicas", units).deal_again(0)
+    division = Division(task, model, subnets, seed, split == "replicas", is_scaled, units).deal_again(0)
     _see_it_run(division, sample)
     mixed = find_mixed(units, division.parts, sample)
     if mixed and split == "neurons":

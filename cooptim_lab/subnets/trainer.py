@@ -113,8 +113,8 @@ class Trainer:
         """Let the subnets have these values, in place; they have the shapes of those in training."""
         for each in self.stacks:
             for member, own in zip(each.members, each.states(), strict=True):
-                for name, value in own.items():
-                    value.copy_(states[member][name])
+                for name, value in states[member].items():
+                    own[name].copy_(value)
 
     def remember(self, memory: Sequence[Memory]) -> None:
         """Let the optimizers remember this of the subnets, in place."""
