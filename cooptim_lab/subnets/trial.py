@@ -18,6 +18,7 @@ from ..training.examination import undisturbed
 from ..training.loop import Step
 from ..training.modes import put
 from ..training.prepare import Prepared
+from ..training.seeds import seed_all
 from ..training.spec import Subnets
 from .engines.device import CPU
 from .engines.trying import TOLERANCE, Trial
@@ -50,7 +51,7 @@ def see_handed_over(prepared: Prepared, subnet: nn.Module, every: Sequence[Tenso
     trained, other = (copied("a sub-network", subnet) for _ in range(2))
 
     def outputs(network: nn.Module) -> Tensor:
-        torch.manual_seed(0)
+        seed_all(0)
         return prepared.outputs(network)
 
     with undisturbed(), torch.no_grad():
