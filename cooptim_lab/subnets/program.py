@@ -36,7 +36,7 @@ from .sampling import batches_each, check_rows, rows_each
 from .split import Division, divide
 from .states import State, fill, pack, state_of, unpack
 from .trainer import Trainer
-from .trial import choose_engine, make_trial, rehearsal, see_handed_over
+from .trial import HANDED_OVER, choose_engine, is_handed_over, make_trial, rehearsal, see_handed_over
 from .units import OFFER
 
 BLOCK = 24
@@ -77,6 +77,7 @@ def train_subnets(context: Context, task: Task, spec: Subnets) -> Result | None:
     )
     fused = work.fuse()
     seconds = max(allgather(context.comm, clock.stop()))
+    work.see_what_is_handed_over()
     engines = gather(context.comm, work.trainer.engines)
     if fused is None or engines is None:
         return None
@@ -155,13 +156,7 @@ class _Work:
         seed_all(derive(spec.seed, self.context.rank))
 
     def step(self, rows: Tensor | Sequence[Tensor]) -> Tensor:
-        """One step of this rank's subnets (see `stepping.StackedStep`).
-
-        Raises
-        ------
-        InputError
-            When the network has changed in such a way that its parts do not run any more.
-        """
+        """One step of this rank's subnets (see `stepping.StackedStep`); parts that do not run any more are refused."""
         try:
             return self.trainer.step(rows)
         except Exception as error:
@@ -237,6 +232,12 @@ class _Work:
             x = self.prepared.x
             update_bn(x.tensor_split(-(-len(x) // self.spec.batch)), network)
         return network, subnets
+
+    def see_what_is_handed_over(self) -> None:
+        """Whether it computes what was trained; of those that diverged nobody asks."""
+        networks = {place: self._networks[i] for place, i in enumerate(self.mine) if i not in self.diverged}
+        if not is_handed_over(self.prepared, self.trainer, networks):
+            self.context.report(telling.of_what_is_lost(self.context.rank, HANDED_OVER))
 
     def tell(self, engines: Sequence[Sequence[str]]) -> None:
         """How the subnets were trained; `engines` of every rank."""
