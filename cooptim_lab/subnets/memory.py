@@ -40,6 +40,8 @@ def take(stack: Stack, updater: Updater) -> list[Memory]:
     for key in _keys(updater):
         values = [(tensor, names, _remembered(updater, tensor).get(key)) for tensor, names in updater.held]
         known = [(tensor, names, value) for tensor, names, value in values if value is not None]
+        if not known:
+            continue
         if all(_is_one_number(key, value, tensor) for tensor, _, value in known):
             numbers = {float(value) for *_, value in known}
             if len(numbers) > 1:

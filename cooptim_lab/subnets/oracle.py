@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from ..training.building import copied
 from ..training.examination import undisturbed
 from ..training.modes import put
+from ..training.seeds import seed_all
 from .units import NORMS_OVER_UNITS, Axis, Part, Units
 
 TOLERANCE, TOLERANCE_SINGLE = 1e-6, 1e-3
@@ -103,7 +104,7 @@ class _Bench:
         )
 
     def _outputs(self, network: nn.Module) -> Tensor:
-        torch.manual_seed(0)
+        seed_all(0)
         with _without_statistics(network, self._norms):
             return network(self._sample.clone()).detach()
 

@@ -37,7 +37,7 @@ from .scaled import settle
 from .split import Division, divide
 from .states import State, fill, pack, state_of, unpack
 from .trainer import Trainer
-from .trial import choose_engine, make_trial, rehearsal, see_handed_over
+from .trial import HANDED_OVER, choose_engine, is_handed_over, make_trial, rehearsal, see_handed_over
 from .units import OFFER
 
 BLOCK = 24
@@ -82,6 +82,7 @@ def train_subnets(context: Context, task: Task, spec: Subnets) -> Result | None:
         joint = Joint(context, work.prepared, spec, fused[0], clock, work.device)
         finished = joint.make(finished, is_exact=work.division.is_fresh or spec.subnets == 1)
     seconds = max(allgather(context.comm, clock.stop()))
+    work.see_what_is_handed_over()
     engines = gather(context.comm, work.trainer.engines)
     if fused is None or engines is None:
         return None
@@ -162,13 +163,7 @@ class _Work:
         seed_all(derive(spec.seed, self.context.rank))
 
     def step(self, rows: Tensor | Sequence[Tensor]) -> Tensor:
-        """One step of this rank's subnets (see `stepping.StackedStep`).
-
-        Raises
-        ------
-        InputError
-            When the network has changed in such a way that its parts do not run any more.
-        """
+        """One step of this rank's subnets (see `stepping.StackedStep`); parts that do not run any more are refused."""
         try:
             return self.trainer.step(rows)
         except Exception as error:
@@ -240,6 +235,12 @@ class _Work:
         numbers, subnets = list(sound), list(sound.values())
         network = FUSIONS[self.spec.fuse](subnets, self.division, numbers)
         return settle(network), [settle(subnet) for subnet in subnets]
+
+    def see_what_is_handed_over(self) -> None:
+        """Whether it computes what was trained; of those that diverged nobody asks."""
+        networks = {place: self._networks[i] for place, i in enumerate(self.mine) if i not in self.diverged}
+        if not is_handed_over(self.prepared, self.trainer, networks):
+            self.context.report(telling.of_what_is_lost(self.context.rank, HANDED_OVER))
 
     def tell(self, engines: Sequence[Sequence[str]]) -> None:
         """How the subnets were trained; `engines` of every rank."""

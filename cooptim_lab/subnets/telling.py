@@ -31,6 +31,11 @@ def of_a_stack_that_failed(rank: int, why: str) -> Note:
     return Note(rank=rank, text=f"a stack of sub-networks failed ({why}): they go on one after the other")
 
 
+def of_what_is_lost(rank: int, what: str) -> Note:
+    """Of networks that are handed over and do not compute what was trained."""
+    return Note(rank=rank, text=f"the network handed over is not what was trained: {what}")
+
+
 def of_the_engine(engine: str, why: str) -> Note:
     """Of one that was chosen."""
     return Note(rank=0, text=f"engine {engine}: {why}", is_doubt=False)

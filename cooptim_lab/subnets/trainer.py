@@ -94,6 +94,17 @@ class Trainer:
         ordered = [state for _, state in sorted(pairs, key=lambda pair: pair[0])]
         return [{name: value.cpu() for name, value in state.items()} for state in ordered]
 
+    def modules(self) -> dict[int, nn.Module]:
+        """Of stacks that run a subnet's own forward, one as it is now, with all that it keeps; by its number."""
+        found = {}
+        states = self.states()
+        for each in self.stacks:
+            module = getattr(each, "module", None)
+            if module is not None:
+                found[each.members[0]] = copied("a sub-network", module).cpu()
+                fill(found[each.members[0]], states[each.members[0]])
+        return found
+
     def memory(self) -> list[Memory]:
         """What the optimizers remember, of each subnet.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from ..training.examination import undisturbed
 from ..training.loop import Step
 from ..training.modes import put
 from ..training.prepare import Prepared
+from ..training.seeds import seed_all
 from ..training.spec import Subnets
 from .engines.device import CPU
 from .engines.trying import TOLERANCE, Trial
@@ -26,6 +27,10 @@ from .trainer import Trainer, loss_on
 
 TRIALS, TRIAL_WARM_UP = 5, 2
 """Steps by which two engines are compared, and before."""
+HANDED_OVER = (
+    "the model's outputs depend on something that changes as it trains and is no parameter and no buffer: keep it by "
+    "register_buffer, so that it is handed over"
+)
 TRIAL_MEMBERS = 8
 """So many subnets are enough to know what one after the other costs."""
 
@@ -48,20 +53,29 @@ def see_handed_over(prepared: Prepared, subnet: nn.Module, every: Sequence[Tenso
         When outputs depend on something else that training changes: it would be lost.
     """
     trained, other = (copied("a sub-network", subnet) for _ in range(2))
-
-    def outputs(network: nn.Module) -> Tensor:
-        torch.manual_seed(0)
-        return prepared.outputs(network)
-
     with undisturbed(), torch.no_grad():
         for rows in (every[0], every[-1]):
             put(trained, training=True)(prepared.x[rows[0] if rows.dim() == 2 else rows].clone())
         fill(other, state_of(trained))
-        if not torch.allclose(outputs(trained), outputs(other), rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True):
-            raise InputError(
-                "the model's outputs depend on something that changes as it trains and is no parameter and no buffer: "
-                "keep it by register_buffer, so that it is handed over"
-            )
+        if not _compute_the_same(prepared, trained, other):
+            raise InputError(HANDED_OVER)
+
+
+def is_handed_over(prepared: Prepared, trainer: Trainer, networks: Mapping[int, nn.Module]) -> bool:
+    """Whether networks, by their places in the trainer, compute what was trained there."""
+    modules = trainer.modules().items()
+    return all(_compute_the_same(prepared, each, networks[place]) for place, each in modules if place in networks)
+
+
+def _compute_the_same(prepared: Prepared, one: nn.Module, other: nn.Module) -> bool:
+    """Whether two networks give the same for the held-out rows."""
+
+    def outputs(network: nn.Module) -> Tensor:
+        seed_all(0)
+        return prepared.outputs(network)
+
+    with undisturbed():
+        return torch.allclose(outputs(one), outputs(other), rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True)
 
 
 def rehearsal(trainer: Trainer, spec: Subnets) -> Step[Tensor | Sequence[Tensor]]:

@@ -47,6 +47,7 @@ def test_a_stack_that_fails_in_mid_run_goes_on_separately_from_where_it_is(optim
     result, said = run(given, subnets=3, epochs=4, data=data)
     assert result.engine == "separate"
     assert [text for text in said if text.startswith("a stack of sub-networks failed (")]
+    assert [text for text in said if "register_buffer" in text]  # the steps that it counts are not handed over
     expected = alone(given, subnets=3, epochs=4, data=data)
     assert distance(expected, result.subnets) < EXACT
     assert int(result.subnets[0].norm.num_batches_tracked) == 16
@@ -64,7 +65,7 @@ def test_what_fails_on_a_whole_batch_is_seen_before_the_clock(engine):
     given = task(subnet=lambda i: Early().double())
     result, said = run(given, engine=engine)
     assert result.engine == "separate"
-    assert not [text for text in said if "failed" in text]
+    assert not [text for text in said if "failed" in text or "register_buffer" in text]
     assert distance(alone(given), result.subnets) < EXACT
 
 
@@ -125,3 +126,20 @@ def test_a_vote_needs_classes_along_the_second_axis():
     with refused("fuse = vote", "second axis", "fuse mean"):
         run(given, fuse="vote")
     assert run(given)[0].metric_name == "accuracy"
+
+
+def test_taken_apart_they_are_dealt_anew_as_before():
+    """Each has what it had: a stack that fails between two deals gives what one after the other gives."""
+    given = task(model=Late(6).double(), optimizer=DECAYING["AdamW"])
+    options = {"split": "neurons", "resplit": 1, "fuse": "merge", "epochs": 4, "subnets": 4}
+    together, said = run(given, **options)
+    separate, _ = run(given, **{**options, "engine": "separate"})
+    assert [text for text in said if "go on one after the other" in text]
+    assert distance([together.network], [separate.network]) < EXACT
+
+
+def test_auto_goes_on_too():
+    given = task(subnet=lambda i: Late(8).double())
+    result, _ = run(given, engine="auto", subnets=3, epochs=4)
+    assert result.engine == "separate"
+    assert distance(alone(given, subnets=3, epochs=4), result.subnets) < EXACT

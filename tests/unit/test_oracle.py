@@ -10,6 +10,7 @@ from torch.nn import functional
 from cooptim_lab import InputError, Task
 from cooptim_lab.comm.context import Context
 from cooptim_lab.programs import train_subnets
+from cooptim_lab.runs.events import Note
 from cooptim_lab.subnets import oracle
 from cooptim_lab.subnets.finding import find_units
 from cooptim_lab.subnets.fuse import FUSIONS
@@ -245,10 +246,21 @@ class Counting(nn.Module):
         return self.last(self.first(x - self.mean).relu())
 
 
-def run(task, **options):
-    events = []
+def run(task, events=None, **options):
+    events = [] if events is None else events
     spec = Subnets(**{"subnets": 2, "epochs": 1, "batch": 16, **options})
     return train_subnets(Context(SoloComm(), lambda *new: events.extend(new), lambda: False, threads=1), task, spec)
+
+
+def test_narrow_networks_of_such_a_make_are_fused_and_it_is_said():
+    events = []
+    result = run(task_of(Between(shuffle)), events)
+    assert len(result.subnets) == 2
+    (said,) = [event.text for event in events if isinstance(event, Note) and not event.text.startswith("engine")]
+    assert "layer first: each is a narrow network of its own" in said
+    for options in ({"fuse": "merge"}, {"split": "neurons"}):
+        with refused("other units dead", "layer first"):
+            run(task_of(Between(shuffle)), **options)
 
 
 @pytest.mark.parametrize("engine", ["stacked", "separate"])

@@ -43,9 +43,9 @@ def losses_and_gradient(
     each_target = targets if is_own else targets.expand(len(outputs), *targets.shape)
     if none_ignored and _are_plain_classes(loss, outputs, each_target):
         return _cross_entropy(outputs.detach(), each_target)
-    outputs = outputs.detach().requires_grad_()
     if not _takes_all(loss, outputs, each_target):
-        return _one_after_the_other(loss, outputs, each_target)
+        return _one_after_the_other(loss, outputs.detach(), each_target)
+    outputs = outputs.detach().requires_grad_()
     losses = per_subnet_loss(loss, outputs, each_target)
     (gradient,) = torch.autograd.grad(losses.sum(), outputs)
     return losses.detach(), gradient
@@ -58,16 +58,17 @@ def _takes_all(loss: Loss, outputs: Tensor, targets: Tensor) -> bool:
 
 
 def _one_after_the_other(loss: Loss, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
-    each = list(outputs.unbind())
-    losses = torch.stack([loss(output, target) for output, target in zip(each, targets, strict=True)])
-    gradients = torch.autograd.grad(losses.sum(), each, allow_unused=True)
+    each = [output.detach().requires_grad_() for output in outputs]
+    values = [loss(output, target) for output, target in zip(each, targets, strict=True)]
+    losses = torch.stack([value.detach() for value in values])
+    gradients = torch.autograd.grad(values, each, allow_unused=True)
     known = [gradient for gradient in gradients if gradient is not None]
     if not known:
-        return losses.detach(), None
+        return losses, None
     if len(known) < len(each):
         # One that gets no gradient is not to be touched, by momentum or decay; one update for all would.
         raise RuntimeError("the loss of some is a constant in this batch")
-    return losses.detach(), torch.stack(known)
+    return losses, torch.stack(known)
 
 
 def _are_plain_classes(loss: Loss, outputs: Tensor, targets: Tensor) -> bool:

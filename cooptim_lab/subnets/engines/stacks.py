@@ -6,7 +6,7 @@ The loss and the optimizer are not known here, nor which subnets belong together
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +47,8 @@ class AutogradStack:
     """One that runs the subnets' own forward."""
 
     overwrites_gradients = False
+    module: Any = None
+    """Whose forward it is, with whatever it keeps beside parameters and buffers."""
 
     def backward(self, outputs: Tensor, gradient: Tensor) -> None:
         outputs.backward(gradient)
@@ -64,13 +66,13 @@ class VmapStack(AutogradStack):
     engine = "vmap"
 
     def __init__(self, subnets: Sequence[nn.Module], members: list[int]) -> None:
-        self.members, self._template = members, subnets[0]
+        self.members, self.module = members, subnets[0]
         parameters, self._buffers = torch.func.stack_module_state(list(subnets))
         trained = {name for name, p in subnets[0].named_parameters() if p.requires_grad}
         self._parameters = {name: value.detach().requires_grad_(name in trained) for name, value in parameters.items()}
 
         def call(parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor) -> Tensor:
-            return torch.func.functional_call(self._template, (parameters, buffers), (x,))
+            return torch.func.functional_call(self.module, (parameters, buffers), (x,))
 
         self._shared = torch.vmap(call, in_dims=(0, 0, None), randomness="different")
         self._own = torch.vmap(call, in_dims=(0, 0, 0), randomness="different")
@@ -96,16 +98,16 @@ class SingleStack(AutogradStack):
 
     def __init__(self, subnets: Sequence[nn.Module], members: list[int]) -> None:
         (subnet,), self.members = subnets, members
-        self._subnet = copied("a sub-network", subnet)
+        self.module = copied("a sub-network", subnet)
 
     def parameters(self) -> dict[str, Tensor]:
-        return dict(trained(self._subnet))
+        return dict(trained(self.module))
 
     def buffers(self) -> list[Tensor]:
-        return list(self._subnet.buffers())
+        return list(self.module.buffers())
 
     def __call__(self, x: Tensor, *, is_own: bool = False) -> Tensor:
-        return self._subnet(x[0] if is_own else x).unsqueeze(0)
+        return self.module(x[0] if is_own else x).unsqueeze(0)
 
     def states(self) -> list[State]:
-        return [{name: value.detach() for name, value in state_of(self._subnet).items()}]
+        return [{name: value.detach() for name, value in state_of(self.module).items()}]

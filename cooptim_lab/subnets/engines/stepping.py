@@ -47,6 +47,7 @@ class StackedStep:
         self._x, self._y, self._take_apart = x, y, take_apart
         self._loss, self._none_ignored = plain_loss(loss), not (y == IGNORED_LABEL).any()
         self._lanes: list[list[Pair]] = [[pair] for pair in pairs]
+        self._members: dict[Stack, Tensor] = {}
         self._places = torch.tensor([m for stack, _ in pairs for m in stack.members], device=x.device).argsort()
         self.is_steady = True
 
@@ -81,9 +82,15 @@ class StackedStep:
             self.is_steady = False
         return torch.cat([self._make(*pair, rows) for pair in lane])
 
+    def _members_of(self, stack: Stack) -> Tensor:
+        """As an index; made once."""
+        if stack not in self._members:
+            self._members[stack] = torch.tensor(stack.members, device=self._x.device)
+        return self._members[stack]
+
     def _make(self, stack: Stack, updater: Updater, rows: Tensor) -> Tensor:
         is_own = rows.dim() == 2
-        chosen = rows[stack.members] if is_own else rows
+        chosen = rows[self._members_of(stack)] if is_own else rows
         outputs = stack(self._x[chosen], is_own=is_own)
         losses, gradient = losses_and_gradient(
             self._loss, outputs, self._y[chosen], is_own=is_own, none_ignored=self._none_ignored
