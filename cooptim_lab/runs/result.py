@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 WAITS_MUCH = 0.1
 """A run whose threads were ready and did not run for a larger share of its time was disturbed. On a quiet machine the
 share is 0.00 to 0.03 (the kernel's and the launcher's own work), beside two busy loops on two CPUs 0.3 to 0.6."""
+SLICE = 0.02
+"""Seconds that are taken off before: a turn or two on the scheduler, which short runs have to spare for anybody."""
 FASTER = 0.8
 """Fewer threads that need no more than this part of the time are faster; a smaller gain is noise."""
 
@@ -101,7 +103,8 @@ class Result:
 def ready_waiting(ran: Sequence[Mapping[str, Any]]) -> float | None:
     """The share of its time that the rank which waited longest was ready and did not run; None where unknown."""
     known = [one for one in ran if one["waiting"] is not None and one["elapsed"] > 0]
-    return max((min(1.0, one["waiting"] / one["elapsed"]) for one in known), default=None)
+    shares = (max(0.0, one["waiting"] - SLICE) / one["elapsed"] for one in known)
+    return max((min(1.0, share) for share in shares), default=None)
 
 
 def slow_by_threads(tried: Sequence[tuple[int, float]]) -> str:

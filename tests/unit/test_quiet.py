@@ -10,7 +10,7 @@ import pytest
 from cooptim_lab import InputError, Result
 from cooptim_lab.hardware.load import Disturbance, Reading
 from cooptim_lab.runs.events import Beside, Measured, Note, Phase
-from cooptim_lab.runs.result import WAITS_MUCH, slow_by_threads
+from cooptim_lab.runs.result import SLICE, WAITS_MUCH, slow_by_threads
 from cooptim_lab.studies.compare import Comparison
 from cooptim_lab.studies.quiet import OTHERS, PATIENCE_SECONDS, STOLEN, Surroundings, disturbed, disturbs, throttled
 from cooptim_lab.studies.rounds import Rounds
@@ -27,7 +27,8 @@ def result(seconds: float = 1.0, waiting: float | None = 0.0, **other) -> Result
     """One training, of which a rank waited this share of its time."""
     fields = {"way": "sharded", "workers": 2, "threads": 1, "options": {"seed": 0}, **other}
     fixed = {"task": "t", "state": "done", "steps": 1, "loss": 0.1, "metric": 0.9, "metric_name": "accuracy"}
-    ran = ({"rank": 0, "elapsed": 2.0, "cpu": 2.0, "waiting": None if waiting is None else 2 * waiting},)
+    waited = None if waiting is None else 2 * waiting + SLICE
+    ran = ({"rank": 0, "elapsed": 2.0, "cpu": 2.0, "waiting": waited},)
     return Result(seconds=seconds, ran=ran, parameters=9, network_bytes=b"", **fixed, **fields)
 
 
@@ -282,6 +283,6 @@ class TestThreads:
         assert slow_by_threads(tried) == ""
 
     def test_the_share_that_a_rank_waited(self):
-        assert result(waiting=0.25).ready_waiting == 0.25
+        assert result(waiting=0.25).ready_waiting == pytest.approx(0.25)
         assert result(waiting=None).ready_waiting is None
         assert result(waiting=7).ready_waiting == 1
