@@ -10,7 +10,7 @@ import pytest
 from cooptim_lab import InputError, Result
 from cooptim_lab.hardware.load import Disturbance, Reading
 from cooptim_lab.runs.events import Beside, Measured, Note, Phase
-from cooptim_lab.runs.result import SLICE, WAITS_MUCH, slow_by_threads
+from cooptim_lab.runs.result import SLICE, WAITS_MUCH, ready_waiting, slow_by_threads
 from cooptim_lab.studies.compare import Comparison
 from cooptim_lab.studies.quiet import OTHERS, PATIENCE_SECONDS, STOLEN, Surroundings, disturbed, disturbs, throttled
 from cooptim_lab.studies.rounds import Rounds
@@ -281,6 +281,11 @@ class TestThreads:
     @pytest.mark.parametrize("tried", [(), ((2, 1.0), (1, 1.5)), ((2, 1.0), (1, 0.9))])
     def test_nothing_to_say(self, tried):
         assert slow_by_threads(tried) == ""
+
+    @pytest.mark.parametrize(("cpu", "share"), [(0.5, None), (0.45, None), (0.2, pytest.approx(0.5))])
+    def test_who_has_used_up_a_quota_has_waited_for_that(self, cpu, share):
+        one = {"elapsed": 2.0, "cpu": cpu, "waiting": 1.0 + SLICE, "quota": 0.5}
+        assert ready_waiting([one, one]) == share
 
     def test_the_share_that_a_rank_waited(self):
         assert result(waiting=0.25).ready_waiting == pytest.approx(0.25)
