@@ -201,7 +201,7 @@ class TestRounds:
         study = play([LOUD])
         assert study.count["as it is"] == 6
         assert study.rows[1].is_busy
-        assert "3 of 3 rounds were disturbed, 3 of them twice" in of(study, Note)[-1].text
+        assert "3 of 3 rounds were disturbed, also when done again" in of(study, Note)[-1].text
 
     def test_one_round(self):
         study = play([LOUD, LOUD], lambda way, number: 18.7 if way == "baseline" else 1.0, repeats=1)
