@@ -21,7 +21,7 @@ from .subnets.shrinking import shrink
 from .task import Task
 from .training.building import trained
 from .training.loop import Clock, Step, batches, fit, plain_step
-from .training.modes import leave_training
+from .training.modes import enter_training, leave_training
 from .training.prepare import prepare
 from .training.reporting import make_recorder, make_result, record_score, tell_findings, warm_up
 from .training.seeds import seed_all
@@ -44,6 +44,7 @@ def train_baseline(context: Context, task: Task, spec: Baseline) -> Result:
             model = shrink(task, prepared.x[:2], spec.parameters, spec.seed)
         named = trained(model)
         optimizer = prepared.optimizer([p for _, p in named], [name for name, _ in named])
+        enter_training(optimizer)
         scheduler = make_scheduler(task, optimizer, steps)
         loss, x, y = prepared.loss_function, prepared.x, prepared.y
         step = plain_step(model, optimizer, loss, x, y, clipped=task.clip, scheduler=scheduler)

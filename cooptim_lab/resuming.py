@@ -31,7 +31,7 @@ Submit = Callable[[Keeping, Callable[[LabError], bool]], None]
 
 
 @dataclass
-class Carrier:
+class Resumption:
     """Carries one run with checkpoints, through failures."""
 
     run: Run[Any]

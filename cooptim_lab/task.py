@@ -199,7 +199,7 @@ def check_data(data: Any) -> None:
     elif any(kind.__name__ == "IterableDataset" for kind in type(data).__mro__):
         raise InputError(
             f"data is a {_kind(data)}, an IterableDataset, which has no rows to choose from: give (X, y), or a Dataset "
-            "with __getitem__ and __len__"
+            "with a length, __getitem__ and __len__"
         )
     elif hasattr(data, "__getitem__"):
         if not hasattr(data, "__len__"):

@@ -20,7 +20,7 @@ from .ranks.pool import RankPool
 from .ranks.shared import shared_pool
 from .ranks.spmd import check_source
 from .ranks.spmd import run_cell as spmd_program
-from .resuming import Carrier, Submit, reopen
+from .resuming import Resumption, Submit, reopen
 from .runs import store
 from .runs.events import Note, Started
 from .runs.result import WAITS_MUCH, Result, ready_waiting, slow_by_threads
@@ -124,6 +124,31 @@ def run_cell(
     return _submit(run, pool, spmd_program, arguments, workers, **how)
 
 
+def look(task: Task, *, batch: int = 64, pool: RankPool | None = None) -> Run[list[Any]]:
+    """Examine a task on a rank, as every way does before its clock. `run.wait()[0]` is what `looking.look` tells.
+
+    Parameters
+    ----------
+    batch
+        Rows of a step.
+
+    Raises
+    ------
+    InputError
+        From `run.wait`: one line that names what does not fit.
+    """
+    run: Run[list[Any]] = Run("look", {"workers": 1}, title=f"a look at {task.name}")
+    arguments = {"task": task, "batch": batch}
+    return _submit(run, pool, _look, arguments, 1, finish=give_values, is_cooperative=False)
+
+
+def _look(context: Context, task: Task, batch: int) -> Any:
+    """On a rank; what needs torch is imported there, never in the kernel."""
+    from .looking import look
+
+    return look(context, task, batch)
+
+
 def launch(task: Task | None, spec: Spec, *, pool: RankPool | None = None, record: bool = True) -> Run[Result]:
     """Start one run of `spec` (see `train`), recorded from its first event on; a study records its trainings itself."""
     task = task or digits()
@@ -134,7 +159,7 @@ def launch(task: Task | None, spec: Spec, *, pool: RankPool | None = None, recor
         store.keep(run)
     run.post(Started(way=spec.way, options=spec.options(), workers=spec.workers))
     if isinstance(spec, Sharded) and spec.save_every and record:
-        Carrier(run, _submitter(run, task, spec, pool), spec.retries).begin(task, spec)
+        Resumption(run, _submitter(run, task, spec, pool), spec.retries).begin(task, spec)
         return run
     finish = _finish_alone if record else _finish
     return _submit(run, pool, run_program, {"task": task, "spec": spec}, spec.workers, finish=finish)
@@ -161,7 +186,7 @@ def resume(id: str, *, pool: RankPool | None = None) -> Run[Result]:
     run, task, spec, lock = reopen(id)
     assert isinstance(spec, Sharded)
     store.keep(run, again=True)
-    Carrier(run, _submitter(run, task, spec, pool), spec.retries).go_on(lock)
+    Resumption(run, _submitter(run, task, spec, pool), spec.retries).go_on(lock)
     return run
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
-from cooptim_lab import InputError
+from cooptim_lab import InputError, Task
 from cooptim_lab.hardware import find_mpiexec
 from cooptim_lab.ranks.forking import current_nursery
 
@@ -167,3 +167,8 @@ class SoloComm:
     def Test(self) -> bool:
         """As the request of the calls above: always complete."""
         return True
+
+
+def learning_by(optimizer: Any) -> Task:
+    """A task of which only the optimizer matters."""
+    return Task(model=lambda: None, data=([[0.0], [1.0]], [0, 1]), optimizer=optimizer)

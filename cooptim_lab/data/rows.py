@@ -15,7 +15,17 @@ from ..errors import InputError
 from ..task import Task, check_data
 from .forms import Form, find_form
 from .mapped import FileRows, place_in_file
-from .values import PIECE, as_numbers, as_tensor, check_finite, open_data, read_pairs, stack, whole_labels
+from .values import (
+    PIECE,
+    as_numbers,
+    as_tensor,
+    check_finite,
+    open_data,
+    read_pairs,
+    stack,
+    told_of_drawing,
+    whole_labels,
+)
 
 KEPT = 32 << 20
 """Bytes of a mapped file's rows that are kept in memory, where they are no more."""
@@ -106,12 +116,14 @@ class ArrayRows:
 class DatasetRows:
     """Rows of a torch Dataset, one item each; row 0 says of which kind they all are."""
 
-    def __init__(self, dataset: Any, form: Form) -> None:
-        self._dataset, self._form = dataset, form
-        self._first_x, self._first_y = self._read([0])
+    def __init__(self, dataset: Any, model: nn.Module) -> None:
+        check_data((range(len(dataset)), range(len(dataset))))  # that there are two at least
+        first = read_pairs(dataset, [0])
+        self.dataset, self._form = dataset, find_form(model, stack("X", first[0]))
+        self._first_x, self._first_y = self._formed(*first)
 
     def __len__(self) -> int:
-        return len(self._dataset)
+        return len(self.dataset)
 
     def take(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         if not len(rows):
@@ -126,21 +138,23 @@ class DatasetRows:
         known = self._targets()
         if known is None:
             wanted = range(len(self)) if rows is None else rows.tolist()
-            labels = [read_pairs(self._dataset, [row])[1][0] for row in wanted]  # an X at a time
+            labels = [read_pairs(self.dataset, [row])[1][0] for row in wanted]  # an X at a time
             return _as_first("y", stack("y", labels), self._first_y).numpy()
         return known if rows is None else known[rows.numpy()]
 
     def _targets(self) -> np.ndarray | None:
-        if getattr(self._dataset, "target_transform", None) is not None:  # the items' labels are others
+        if getattr(self.dataset, "target_transform", None) is not None:  # the items' labels are others
             return None
         try:
-            known = whole_labels(as_numbers("targets", getattr(self._dataset, "targets", None)))
+            known = whole_labels(as_numbers("targets", getattr(self.dataset, "targets", None)))
         except InputError:  # whatever they are, they are not labels
             return None
         return known if known is not None and len(known) == len(self) and known[0] == int(self._first_y) else None
 
     def _read(self, rows: list[int]) -> tuple[Tensor, Tensor]:
-        given_x, given_y = read_pairs(self._dataset, rows)
+        return self._formed(*read_pairs(self.dataset, rows))
+
+    def _formed(self, given_x: list[Any], given_y: list[Any]) -> tuple[Tensor, Tensor]:
         x, y = stack("X", given_x), stack("y", given_y)
         x, y = x.to(self._form.of_x(x.is_floating_point())), y.to(self._form.of_y(y.is_floating_point()))
         check_finite(x)
@@ -158,8 +172,12 @@ def open_rows(task: Task, model: nn.Module) -> Rows:
     data = open_data(task.data)
     if isinstance(data, (tuple, list)):
         return ArrayRows(data[0], data[1], find_form(model, as_tensor("X", data[0][:2])))
-    check_data((range(len(data)), range(len(data))))  # that there are two at least
-    return DatasetRows(data, find_form(model, stack("X", read_pairs(data, [0])[0])))
+    return DatasetRows(data, model)
+
+
+def what_draws(rows: Rows) -> list[str]:
+    """A line on rows that are another when they are read again."""
+    return told_of_drawing(rows.dataset) if isinstance(rows, DatasetRows) else []
 
 
 class SomeRows:

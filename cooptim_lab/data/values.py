@@ -44,10 +44,10 @@ def read_items(dataset: Any) -> tuple[tuple[Tensor, Tensor], list[str]]:
     rows = range(len(dataset))
     check_data((rows, rows))  # that there are two at least
     xs, ys = read_pairs(dataset, rows)
-    return (stack("X", xs), stack("y", ys)), what_draws(dataset)
+    return (stack("X", xs), stack("y", ys)), told_of_drawing(dataset)
 
 
-def what_draws(dataset: Any) -> list[str]:
+def told_of_drawing(dataset: Any) -> list[str]:
     """A line on a Dataset that gives something else for a row when it is asked again."""
     (first, _), (again, _) = (read_pairs(dataset, [0]) for _ in range(2))
     if torch.equal(torch.as_tensor(first[0]), torch.as_tensor(again[0])):

@@ -161,7 +161,7 @@ class _Normalise(torch.autograd.Function):
         scale = (variance + eps).rsqrt()
         y = centred * scale.view(shape)
         ctx.save_for_backward(y, scale, count)
-        ctx.comm, ctx.over, ctx.shape = comm, over, shape
+        ctx.comm, ctx.over, ctx.shape, ctx.is_present = comm, over, shape, is_present
         ctx.mark_non_differentiable(mean, variance, count)
         return y, mean, variance, count
 
@@ -172,6 +172,8 @@ class _Normalise(torch.autograd.Function):
         channels = y.shape[1]
         sums = _sum(torch.cat([dy.sum(ctx.over), (dy * y).sum(ctx.over)]), ctx.comm) / count
         mean_dy, mean_dy_y = sums[:channels].view(shape), sums[channels:].view(shape)
+        if not ctx.is_present:  # its rows are in nobody's batch: what the sums say of others' is nothing to them
+            return torch.zeros_like(y), None, None, None, None
         return (dy - mean_dy - y * mean_dy_y) * scale.view(shape), None, None, None, None
 
 

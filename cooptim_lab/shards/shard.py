@@ -15,12 +15,12 @@ from torch import Tensor
 from ..comm.context import Context
 from ..comm.objects import agreed, allgather, bcast
 from ..data.holding import hold_out
-from ..data.rows import Rows, keep, open_rows
+from ..data.rows import Rows, keep, open_rows, what_draws
 from ..errors import InputError
 from ..task import Task
 from ..training.building import build_model, packed, unpacked
 from ..training.examination import Examined, examine, undisturbed
-from ..training.examination.learning import refuse_what_lies_flat
+from ..training.examination.learning import refuse_modes, refuse_what_lies_flat
 from ..training.examination.sizes import Smallest, smallest_batch
 from ..training.held_out import HeldOut
 from ..training.modes import put
@@ -81,11 +81,13 @@ def open_shard(context: Context, task: Task, spec: Sharded) -> Shard:
     every = torch.cat(allgather(comm, labels)).unique()
     examined = agreed(comm, lambda: _examine(context, task, shard, every))
     # What outputs mean, and the loss divides by, is the same for all: what rank 0 has found.
-    first, unused = bcast(comm, examined), {name for of in allgather(comm, examined.learned.unused) for name in of}
-    learned = replace(first.learned, unused=tuple(sorted(unused)))
+    learned = examined.learned
+    first, unused = bcast(comm, examined), allgather(comm, {*learned.unused, *learned.at_times})
+    learned = replace(first.learned, at_times=tuple(sorted(set[str]().union(*unused))))
+    lines = (*shard.examined.findings, *first.findings)
     normalises = bcast(comm, normalising(_is_normalised(shard), spec, context.size))
     shard.held.meaning, shard.held.reduction = first.meaning, first.reduction
-    return replace(shard, examined=replace(first, learned=learned), normalises=normalises)
+    return replace(shard, examined=replace(first, learned=learned, findings=lines), normalises=normalises)
 
 
 def _build(task: Task, spec: Sharded) -> bytes:
@@ -97,20 +99,21 @@ def _read(context: Context, task: Task, spec: Sharded, network: bytes) -> tuple[
     model = unpacked(network)
     seed_all(task.seed)
     every = open_rows(task, model)
+    said = what_draws(every) if context.is_root else []
     trained, held = hold_out(len(every), task.held_out, task.seed)
     labels = every.labels() if spec.deals_by_class else None
     dealt = deal(trained, context.size, context.rank, spec.shards, spec.seed, labels, spec.skew)
     rows = keep(every, dealt.rows)
     held_out = HeldOut(task, every, held, context.comm)
     loss = loss_of(task, rows.take(FIRST)[1])
-    fits = Examined.nothing()
+    fits = Examined.nothing(said)
     return Shard(context.rank, spec, network, rows, dealt, held_out, loss, fits, AS_IT_IS), held_out.labels(rows)
 
 
 def _examine(context: Context, task: Task, shard: Shard, labels: Tensor) -> Examined:
     spec, rows = shard.spec, shard.rows
     model = put(unpacked(shard.network), training=True)
-    shard.held.check(model)
+    shard.held.check(put(unpacked(shard.network), training=True))
     smallest = smallest_batch(sum(shard.deal.sizes), spec.batch)
     if normalising(_is_normalised(shard), spec, context.size) == ALONE:
         smallest = _smallest_part(shard.deal, spec, context.rank)
@@ -118,6 +121,7 @@ def _examine(context: Context, task: Task, shard: Shard, labels: Tensor) -> Exam
     x, y = rows.take(torch.arange(min(part, len(rows))))
     examined = examine(task, model, x, y, labels, smallest)
     refuse_what_lies_flat(examined.learned, "sharded")
+    refuse_modes(examined.learned, "sharded")
     return examined
 
 

@@ -108,7 +108,7 @@ def build_step(context: Context, task: Task, shard: Shard, timeline: Timeline, b
     """
     spec, comm = shard.spec, context.comm
     model = put(unpacked(shard.network), training=True)
-    replica = Replica(model, task, spec.epochs * shard.per_epoch, shard.examined.learned.unused)
+    replica = Replica(model, task, spec.epochs * shard.per_epoch, shard.examined.learned.at_times)
     aggregator = make_aggregator(spec.aggregate, comm, replica, settings_of(spec, replica), timeline)
     if isinstance(aggregator, AllReduce):
         aggregator.use_buckets(buckets)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 
 from ..comm.context import Context
-from ..comm.objects import barrier, bcast
+from ..comm.objects import allgather, barrier, bcast
 from ..comm.timeline import Timeline
 from ..runs.events import Note
 from ..task import Task
@@ -45,6 +45,8 @@ def _choose_buckets(context: Context, shard: Shard, step: ShardStep, parts: Sequ
     many = min(MOST_BUCKETS, replica.count * replica.weights.element_size() // OVERLAP_BYTES)
     if not isinstance(aggregator, AllReduce) or context.size == 1 or many <= 1 or shard.spec.compress != "none":
         return 1
+    if _repeats(context, step, aggregator, parts[0], many):
+        return 1
     times: dict[int, list[float]] = {1: [], many: []}
     made = dict.fromkeys(times, 1)
     for i, count in itertools.product(range(TRIALS), times):  # in turn: what slows one slows the other
@@ -61,3 +63,14 @@ def _choose_buckets(context: Context, shard: Shard, step: ShardStep, parts: Sequ
         calls = f"{made[buckets]} call{'s' * (made[buckets] > 1)}"
         context.report(Note(rank=0, text=f"allreduce, {calls}: {said} {made[many]} during backward", is_doubt=False))
     return buckets
+
+
+def _repeats(context: Context, step: ShardStep, aggregator: AllReduce, part: SharedBatch, buckets: int) -> bool:
+    """Whether gradients come in parts, on any rank, as a step shows that does not count."""
+    aggregator.use_buckets(buckets)
+    aggregator.is_trial = True
+    step.take(part)
+    aggregator.is_trial = False
+    found = any(allgather(context.comm, aggregator.repeats))
+    aggregator.use_buckets(1)
+    return found

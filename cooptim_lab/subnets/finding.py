@@ -10,7 +10,6 @@ Which tensors a layer has along its units is a matter of `rules`; what is done w
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,8 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..data.values import first_line
 from ..errors import InputError
-from .rules import ROOTS, TAKERS, WITHOUT_RULE, along, width_of
+from ..training.building import copied
+from ..training.examination.alone import leaves
+from .rules import ROOTS, TAKERS, WITHOUT_RULE, along, summed_by, width_of
 from .units import OFFER, Axis, Layer, Units
 
 
@@ -38,9 +40,10 @@ def find_units(model: nn.Module, sample: Tensor) -> Units:
     for name, module in model.named_modules():
         if isinstance(module, WITHOUT_RULE):
             raise InputError(f"layer {name} is a {type(module).__name__}, which cannot be split: {OFFER}")
-    traced = copy.deepcopy(model)
+    traced = copied("the model", model).eval()
     for parameter in traced.parameters():
         parameter.requires_grad_(parameter.is_floating_point())  # frozen ones are part of the graph too
+    _refuse_unreached(traced, sample)
     names = {id(module): name for name, module in traced.named_modules()}
     parameters = {id(parameter): name for name, parameter in traced.named_parameters()}
     kinds = torch_pruning.ops.OPTYPE
@@ -55,19 +58,20 @@ def find_units(model: nn.Module, sample: Tensor) -> Units:
                 list(zip(group, (item.root_idxs for item in group), strict=True))
                 for group in graph.get_all_groups(root_module_types=ROOTS)
             ]
-    except Exception as error:
+        units = Units(model)
+        for group in groups:
+            items = [
+                (item.dep.target, item.dep.handler, torch.tensor(item.idxs), torch.tensor(roots))
+                for item, roots in group
+            ]
+            if not any(target.type == kinds.OUTPUT for target, *_ in items):
+                _Cutter(units, names, parameters, graph).add(items)
+    except InputError:
+        raise
+    except Exception as error:  # of the graph itself, or of indices that it has found and a layer has not
         raise InputError(
             f"how the model's layers hang together cannot be found ({first_line(error)}): {OFFER}"
         ) from error
-
-    units = Units(model)
-    for group in groups:
-        items = [
-            (item.dep.target, item.dep.handler, torch.tensor(item.idxs), torch.tensor(roots)) for item, roots in group
-        ]
-        if any(target.type == kinds.OUTPUT for target, *_ in items):
-            continue
-        _Cutter(units, names, parameters, graph).add(items)
     return units
 
 
@@ -116,6 +120,7 @@ class _Cutter:
         prefix = f"{name}." if name else ""
         if not is_out and isinstance(module, TAKERS):
             self.units.takers.add(f"{prefix}weight")
+        self.units.summed.update(prefix + tensor for tensor in summed_by(module))
         for tensor, axis, length, repeat in along(module, name, is_out=is_out):
             every = torch.cat([indices + i * (length // repeat) for i in range(repeat)])
             self._mark(prefix + tensor, axis, length, every, number, units.repeat(repeat))
@@ -128,13 +133,30 @@ class _Cutter:
         axes.setdefault(axis, Axis.of_none(length)).mark(indices, number, units)
 
 
+def _refuse_unreached(model: nn.Module, sample: Tensor) -> None:
+    """A layer that a sample does not reach would stay as wide as it is, and may join later."""
+    called: set[int] = set()
+    hooks = [
+        module.register_forward_pre_hook(lambda module, given: called.add(id(module))) for module in model.modules()
+    ]
+    with torch.random.fork_rng(), torch.enable_grad():
+        reached = leaves(model(sample.clone()))
+    for hook in hooks:
+        hook.remove()
+    for name, module in model.named_modules():
+        if isinstance(module, nn.MultiheadAttention) and id(module) in called:
+            called |= {id(part) for part in module.modules()}
+        own = [id(p) for p in module.parameters(recurse=False)]
+        if own and id(module) not in called and not reached & set(own):
+            raise InputError(
+                f"layer {name} takes no part in what the model computes of some rows, and would not be cut with the "
+                f"others: leave it out, or {OFFER}"
+            )
+
+
 def _refuse_tied(model: nn.Module) -> None:
     first: dict[int, str] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         other = first.setdefault(id(parameter), name)
         if other != name:
             raise InputError(f"parameters {other} and {name} are the same, which cannot be split: {OFFER}")
-
-
-def first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -11,14 +11,17 @@ How they were trained, and on which ranks, is not known here.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ..errors import InputError
-from .split import Division
+from ..training.building import copied
+from ..training.prepare import Prepared
+from ..training.reduction import MEAN
+from .split import Division, of_mixed
 from .states import mean_of, state_of
 
 
@@ -85,6 +88,8 @@ def check_can_merge(division: Division) -> None:
     """
     if division.units is None:
         raise InputError("fuse = merge needs subnets that were cut from the model: leave subnet(i) out, or fuse mean")
+    if division.mixed:
+        raise InputError(f"fuse = merge: {of_mixed(division.mixed)}; fuse mean")
 
 
 def fuse_soup(subnets: Sequence[nn.Module], division: Division, which: Sequence[int]) -> nn.Module:
@@ -97,7 +102,7 @@ def fuse_soup(subnets: Sequence[nn.Module], division: Division, which: Sequence[
     """
     check_alike(subnets)
     states = [state_of(subnet) for subnet in subnets]
-    soup = copy.deepcopy(subnets[0])
+    soup = copied("a sub-network", subnets[0])
     with torch.no_grad():
         for name, value in state_of(soup).items():
             value.copy_(mean_of(states, name))
@@ -117,7 +122,7 @@ def fuse_merge(subnets: Sequence[nn.Module], division: Division, which: Sequence
     """
     check_can_merge(division)
     assert division.units is not None
-    merged = copy.deepcopy(division.model)
+    merged = copied("the model", division.model)
     whole, states = state_of(merged), [state_of(subnet) for subnet in subnets]
     parts = [division.parts[i] for i in which]
     if division.is_fresh:
@@ -139,6 +144,17 @@ FUSIONS: dict[str, Callable[[Sequence[nn.Module], Division, Sequence[int]], nn.M
     "merge": fuse_merge,
 }
 """(subnets, how they were divided, their numbers) -> one network; the subnets are not changed."""
+
+
+def diversity_of(prepared: Prepared, outputs: Tensor) -> float | None:
+    """The diversity of outputs (N, rows, ...) by the task's loss; None where it is none of the two that have one."""
+    loss, is_mean = prepared.loss_function, prepared.examined.reduction.kind == MEAN
+    if is_mean and (loss is functional.mse_loss or type(loss) is nn.MSELoss):
+        return diversity(outputs)
+    is_logits = loss is functional.cross_entropy or type(loss) is nn.CrossEntropyLoss
+    if is_mean and is_logits and prepared.is_classification:
+        return diversity(outputs, is_classification=True)
+    return None
 
 
 def diversity(outputs: Tensor, *, is_classification: bool = False) -> float:

@@ -5,10 +5,11 @@ What a tensor's rows and columns stand for, and which of them a copy keeps, is n
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 
 from torch import Tensor, nn
+
+from ..training.building import copied
 
 
 def narrowed(model: nn.Module, tensors: Mapping[str, Tensor], widths: Mapping[str, int]) -> nn.Module:
@@ -21,7 +22,7 @@ def narrowed(model: nn.Module, tensors: Mapping[str, Tensor], widths: Mapping[st
     widths
         By the names of modules whose width is a setting also where they have no parameter.
     """
-    narrow = copy.deepcopy(model)
+    narrow = copied("the model", model)
     for name, value in tensors.items():
         path, _, attribute = name.rpartition(".")
         owner = narrow.get_submodule(path)

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import update_bn
 
 from ..comm.context import Context
 from ..comm.objects import agree, allgather, barrier, bcast, gather
+from ..data.values import first_line
 from ..errors import InputError
 from ..runs.result import Result
 from ..task import Task
@@ -24,17 +24,21 @@ from ..training.examination.learning import refuse_what_lies_flat
 from ..training.loop import Clock, Recorder, fit
 from ..training.prepare import Prepared, prepare
 from ..training.reporting import make_recorder, make_result, record_score, tell_findings, warm_up
-from ..training.seeds import derive
+from ..training.seeds import derive, seed_all
 from ..training.spec import Subnets
 from . import telling
 from .dealing import cut_memory, put_together
 from .engines.device import CPU, choose_device
-from .fuse import FUSIONS, check_alike, check_can_merge, diversity
+from .engines.trying import Trial
+from .fuse import FUSIONS, check_alike, check_can_merge, diversity_of
+from .joint import Joint
 from .sampling import batches_each, check_rows, rows_each
+from .scaled import settle
 from .split import Division, divide
 from .states import State, fill, pack, state_of, unpack
 from .trainer import Trainer
-from .trial import choose_engine
+from .trial import choose_engine, make_trial, rehearsal, see_handed_over
+from .units import OFFER
 
 BLOCK = 24
 """Steps that one stack makes before the next has its turn."""
@@ -54,7 +58,7 @@ def train_subnets(context: Context, task: Task, spec: Subnets) -> Result | None:
 
     def end_epoch(epoch: int) -> bool:
         stop = work.score(recorder, epoch)
-        if not stop and spec.resplit and epoch % spec.resplit == 0 and epoch < spec.epochs:
+        if not stop and spec.resplit and epoch % spec.resplit == 0 and epoch < spec.apart_epochs:
             clock.resume()  # dealing anew is part of the way
             work.deal_anew(epoch // spec.resplit)
             clock.stop()
@@ -66,13 +70,17 @@ def train_subnets(context: Context, task: Task, spec: Subnets) -> Result | None:
     finished = fit(
         work.step,
         work.epoch_blocks,
-        spec.epochs,
+        spec.apart_epochs,
         recorder=recorder,
         clock=clock,
         stopping=context.stopping,
         end_epoch=end_epoch,
     )
     fused = work.fuse()
+    joint = None
+    if fused is not None and spec.fuse == "merge":
+        joint = Joint(context, work.prepared, spec, fused[0], clock, work.device)
+        finished = joint.make(finished, is_exact=work.division.is_fresh or spec.subnets == 1)
     seconds = max(allgather(context.comm, clock.stop()))
     engines = gather(context.comm, work.trainer.engines)
     if fused is None or engines is None:
@@ -81,8 +89,8 @@ def train_subnets(context: Context, task: Task, spec: Subnets) -> Result | None:
     network, subnets = fused
     outputs = torch.stack([work.prepared.outputs(subnet) for subnet in subnets])
     fused_outputs = work.prepared.outputs(network)
-    if spec.fuse == "merge":
-        work.tell_of_merging(fused_outputs, outputs.mean(0))
+    if joint is not None:
+        work.tell_of_merging(joint, fused_outputs, outputs.mean(0))
     return make_result(
         context,
         task,
@@ -90,12 +98,12 @@ def train_subnets(context: Context, task: Task, spec: Subnets) -> Result | None:
         network,
         work.prepared.score(fused_outputs),
         seconds,
-        recorder.steps,
+        recorder.steps + (0 if joint is None else joint.steps),
         finished,
         subnets=subnets,
         engine="+".join(sorted(set(itertools.chain.from_iterable(engines)))),
         subnet_scores=tuple(work.prepared.score(output).metric for output in outputs),
-        diversity=diversity(outputs, is_classification=work.prepared.is_classification),
+        diversity=diversity_of(work.prepared, outputs),
     )
 
 
@@ -118,7 +126,10 @@ class _Work:
     """What speaks for the engine, where it was chosen."""
     _said: str = ""
     """Of the first subnet that diverged."""
-    _device: torch.device = CPU
+    device: torch.device = CPU
+    _trial: Trial = field(init=False)
+    _failed: bool = False
+    """Whether a stack failed and was taken apart."""
 
     @property
     def mine(self) -> range:
@@ -130,8 +141,10 @@ class _Work:
         spec = self.spec
         check_rows(len(self.prepared.x), spec)
         if spec.fuse == "vote" and not self.prepared.is_classification:
-            raise InputError("fuse = vote is for classes, and y is not one: fuse mean")
-        self.division = divide(self.task, self.prepared.x[:2], spec.subnets, split=spec.split, seed=spec.seed)
+            raise InputError("fuse = vote is for outputs that say classes along their second axis: fuse mean")
+        self.division = divide(
+            self.task, self.prepared.x[:2], spec.subnets, split=spec.split, seed=spec.seed, is_scaled=spec.is_scaled
+        )
         if spec.fuse == "merge":
             check_can_merge(self.division)
         if spec.fuse == "soup":
@@ -139,18 +152,33 @@ class _Work:
         self._make_networks()
         if self.task.subnet is not None:
             agree(self.context.comm, self._misfit())
-        self._device = choose_device(spec.device, self.context.rank)
+        self.device = choose_device(spec.device, self.context.rank)
+        see_handed_over(self.prepared, self._networks[self.mine[0]], self.epoch_batches(0))
+        is_own = spec.data != "all"
+        self._trial = make_trial(self.prepared, self.epoch_batches(0), is_own=is_own, device=self.device)
         self._choose_engine()
-        warm_up(lambda: self._train(self.division.make(self.mine)).step, self.epoch_batches)
-        self.trainer = self._train(self.division.make(self.mine))
-        torch.manual_seed(derive(spec.seed, self.context.rank))
+        warm_up(lambda: rehearsal(self._train(self.division.make(self.mine)), spec), self.epoch_batches)
+        self.trainer = self._train(self.division.make(self.mine), steps=spec.epochs * len(self.epoch_batches(0)))
+        seed_all(derive(spec.seed, self.context.rank))
 
     def step(self, rows: Tensor | Sequence[Tensor]) -> Tensor:
-        """One step of this rank's subnets (see `stepping.stacked_step`), by the trainer that they have now."""
-        return self.trainer.step(rows)
+        """One step of this rank's subnets (see `stepping.StackedStep`).
+
+        Raises
+        ------
+        InputError
+            When the network has changed in such a way that its parts do not run any more.
+        """
+        try:
+            return self.trainer.step(rows)
+        except Exception as error:
+            if self.division.units is None or isinstance(error, InputError):
+                raise
+            why = first_line(error)
+            raise InputError(f"a part of the model cannot make a step that others could ({why}): {OFFER}") from error
 
     def epoch_blocks(self, epoch: int) -> Sequence[Tensor | Sequence[Tensor]]:
-        """The batches of an epoch, one by one, or where there are several stacks by `BLOCK` (see `stacked_step`)."""
+        """The batches of an epoch, one by one, or where there are several stacks by `BLOCK` (see `StackedStep`)."""
         every = self.epoch_batches(epoch)
         if len(self.trainer.stacks) == 1:
             return every
@@ -186,12 +214,11 @@ class _Work:
         whole, remembered = put_together(self.context.comm, self.division, states, memory, self.diverged)
         fill(self.division.model, whole)
         self.division = self.division.deal_again(deal)
-        self._make_networks()
-        fresh = self.division.make(self.mine)
-        self.trainer = self._train(fresh)
         units, parts = self.division.units, self.division.parts
         assert units is not None
-        self.trainer.remember([cut_memory(units, remembered, parts[i]) for i in self.mine], fresh)
+        # In place: a part of this number is as wide in every deal, so engines and optimizers stay as they are.
+        self.trainer.put([units.cut(whole, parts[i]) for i in self.mine])
+        self.trainer.remember([cut_memory(units, remembered, parts[i]) for i in self.mine])
         self.diverged.clear()  # the lost parts have the network's weights again
 
     def fuse(self) -> tuple[nn.Module, list[nn.Module]] | None:
@@ -212,24 +239,21 @@ class _Work:
             )
         numbers, subnets = list(sound), list(sound.values())
         network = FUSIONS[self.spec.fuse](subnets, self.division, numbers)
-        if self.spec.fuse == "merge" and not self.division.is_fresh and self.spec.subnets > 1:
-            # A part's BatchNorm knows what its own units give; together they give their sum.
-            x = self.prepared.x
-            update_bn(x.tensor_split(-(-len(x) // self.spec.batch)), network)
-        return network, subnets
+        return settle(network), [settle(subnet) for subnet in subnets]
 
     def tell(self, engines: Sequence[Sequence[str]]) -> None:
         """How the subnets were trained; `engines` of every rank."""
         if self._why:
             self.context.report(telling.of_the_engine(self._engine, self._why))
-        for note in telling.of_the_training(self.spec, self.division, self._device, engines):
+        for note in telling.of_the_training(self.spec, self.division, self.device, engines):
             self.context.report(note)
 
-    def tell_of_merging(self, merged: Tensor, mean: Tensor) -> None:
-        """By the outputs of the merged network and of its parts."""
-        note = telling.of_merging(self.prepared, self.division, merged, mean)
-        if note is not None:
-            self.context.report(note)
+    def tell_of_merging(self, joint: Joint, merged: Tensor, mean: Tensor) -> None:
+        """By what was reached on the way, and the outputs of the merged network and of its parts."""
+        said = telling.of_the_stages(self.spec, joint.stages, self.prepared.score(merged), joint.lost)
+        is_other = self.division.is_fresh and joint.steps  # what was trained as one is not to be their mean
+        doubt = None if is_other else telling.of_merging(self.prepared, self.division, merged, mean)
+        self.context.report(*said, *([] if doubt is None else [doubt]))
 
     def _make_networks(self) -> None:
         which = range(self.spec.subnets) if self.context.is_root else self.mine
@@ -250,11 +274,21 @@ class _Work:
         self._engine = self.spec.engine
         if self._engine == "auto":
             rows = self.epoch_batches(0)[0]
-            engine, why = choose_engine(self.prepared, self.division.make(self.mine), rows, self._device)
+            engine, why = choose_engine(self.prepared, self.division.make(self.mine), rows, self._trial, self.device)
             self._engine, self._why = bcast(self.context.comm, (engine, why))
 
-    def _train(self, subnets: Sequence[nn.Module]) -> Trainer:
-        return Trainer(self.prepared, subnets, self._engine, is_own=self.spec.data != "all", device=self._device)
+    def _train(self, subnets: Sequence[nn.Module], steps: int = 0) -> Trainer:
+        is_own = self.spec.data != "all"
+        return Trainer(
+            self.prepared, subnets, self._engine, self._trial, steps=steps, is_own=is_own, device=self.device,
+            tell=self._tell_of_failure,
+        )  # fmt: skip
+
+    def _tell_of_failure(self, why: str) -> None:
+        """Once: all stacks fail alike."""
+        if not self._failed:
+            self.context.report(telling.of_a_stack_that_failed(self.context.rank, why))
+        self._failed = True
 
     def _sound(self) -> dict[int, State]:
         """What this rank's subnets have learned, by their numbers, but for those that diverged."""

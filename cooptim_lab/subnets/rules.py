@@ -21,6 +21,8 @@ _BY_UNIT = (*_BATCH_NORMS, *_INSTANCE_NORMS, *NORMS_OVER_UNITS, nn.GroupNorm, nn
 WITHOUT_RULE = (nn.RNNBase, nn.RNNCellBase, nn.Bilinear, nn.EmbeddingBag, nn.modules.conv._ConvTransposeNd)
 TAKERS = (nn.Linear, *_CONVOLUTIONS)
 """Their outputs may be what everybody sees while their inputs are hidden units."""
+SUMMED = {nn.MultiheadAttention: ("in_proj_weight", "out_proj.weight"), **dict.fromkeys(TAKERS, ("weight",))}
+"""Weights whose second axis, where it runs along units, is one that is summed over."""
 ROOTS = (*TAKERS, nn.Embedding, nn.MultiheadAttention)
 """They make units."""
 
@@ -78,6 +80,11 @@ def along(module: nn.Module, name: str, *, is_out: bool) -> list[Along]:
         case _:
             raise InputError(f"layer {name} is a {type(module).__name__}, which cannot be split: {OFFER}")
     return [each for each in found if _has(module, each.tensor)]
+
+
+def summed_by(module: nn.Module) -> tuple[str, ...]:
+    """Of a layer, the names of its weights (out, in, ...) that sum over their inputs."""
+    return next((names for kind, names in SUMMED.items() if isinstance(module, kind)), ())
 
 
 def width_of(module: nn.Module, name: str) -> int | None:

@@ -11,19 +11,23 @@ train, and what becomes of them, is not known here.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
+from ..data.values import first_line
 from ..errors import InputError
 from ..task import Task
-from ..training.building import build_model, copied
-from ..training.seeds import derive
-from .finding import find_units, first_line
+from ..training.building import build_model, copied, packed, unpacked
+from ..training.examination import undisturbed
+from ..training.modes import put
+from ..training.seeds import derive, seed_all
+from .finding import find_units
 from .narrowing import initialise
+from .oracle import find_mixed
+from .scaled import scale
 from .units import OFFER, Part, Units
 
 
@@ -35,8 +39,12 @@ class Division:
     ----------
     model
         The network; what its parts have learned is put back into it before they are dealt anew.
+    is_scaled
+        Whether the hidden units of each subnet count for those that it has not (see `scaled`).
     units, parts
         What it is cut along, and which units each subnet has; None and none where the task defines `subnet(i)`.
+    mixed
+        Where units mean something else in a part than in the network (see `oracle`); "" where nowhere.
     """
 
     task: Task
@@ -44,8 +52,12 @@ class Division:
     subnets: int
     seed: int
     is_fresh: bool
+    is_scaled: bool = False
     units: Units | None = None
     parts: tuple[Part, ...] = ()
+    mixed: str = ""
+    _own: dict[int, bytes] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """What `subnet(i)` made, by its number: it is asked once, so that all that are made of it are the same."""
 
     def make(self, which: Iterable[int] | None = None) -> list[nn.Module]:
         """The subnets `which` (default: all), ready to be trained.
@@ -67,24 +79,31 @@ class Division:
         return replace(self, parts=tuple(self.units.deal(self.subnets, generator)))
 
     def _make(self, i: int) -> nn.Module:
-        torch.manual_seed(derive(self.seed, i))
+        if self.units is None and i in self._own:
+            return put(unpacked(self._own[i]), training=True)
+        seed_all(derive(self.seed, i))
         if self.units is None:
             assert self.task.subnet is not None
             built = self.task.subnet(i)
             if not isinstance(built, nn.Module):
                 raise InputError(f"subnet({i}) returned a {type(built).__name__}: it must return an nn.Module")
-            return copied(f"subnet({i})", built).train()  # it may return one and the same each time
+            self._own[i] = packed(f"subnet({i})", built)  # it may return one and the same each time
+            return put(unpacked(self._own[i]), training=True)
         subnet = self.units.narrow(self.parts[i])
-        return (initialise(subnet) if self.is_fresh else subnet).train()
+        if self.is_scaled:
+            scale(subnet, self.units.factors(self.parts[i]))
+        return put(initialise(subnet) if self.is_fresh else subnet, training=True)
 
 
-def divide(task: Task, sample: Tensor, subnets: int, *, split: str, seed: int) -> Division:
+def divide(task: Task, sample: Tensor, subnets: int, *, split: str, seed: int, is_scaled: bool = False) -> Division:
     """Divide a task's network into N, as `split` says.
 
     Parameters
     ----------
     sample
         A batch (batch, ...) that the network takes.
+    is_scaled
+        Of its own units: that those of a part are to count for the others too.
 
     Raises
     ------
@@ -99,18 +118,26 @@ def divide(task: Task, sample: Tensor, subnets: int, *, split: str, seed: int) -
             )
         return Division(task, model, subnets, seed, is_fresh=True)
     units = find_units(model, sample)
-    division = Division(task, model, subnets, seed, split == "replicas", units).deal_again(0)
+    division = Division(task, model, subnets, seed, split == "replicas", is_scaled, units).deal_again(0)
     _see_it_run(division, sample)
-    return division
+    mixed = find_mixed(units, division.parts, sample)
+    if mixed and split == "neurons":
+        raise InputError(f"{of_mixed(mixed)}: {OFFER}, or split replicas")
+    return replace(division, mixed=mixed)
+
+
+def of_mixed(mixed: str) -> str:
+    """For messages: what of a cut is not exact."""
+    return f"a part of the model does not compute what the model does with its other units dead, by {mixed}"
 
 
 def _see_it_run(division: Division, sample: Tensor) -> None:
     """A network may have its own widths written into it, which no copy can follow."""
-    with torch.random.fork_rng(), torch.no_grad():
-        shape = copy.deepcopy(division.model)(sample).shape
+    with undisturbed(), torch.no_grad():
+        shape = copied("the model", division.model)(sample.clone()).shape
         for i in {0, division.subnets - 1}:  # the widest and the narrowest
             try:
-                outputs = division.make([i])[0](sample)
+                outputs = division.make([i])[0](sample.clone())
             except Exception as error:  # it is the user's own code
                 why = first_line(error)
                 raise InputError(f"a narrower copy of the model does not run ({why}): {OFFER}") from error

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..errors import InputError
+
 State = Mapping[str, Tensor]
 
 
@@ -21,8 +23,20 @@ def state_of(model: nn.Module) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def fill(model: nn.Module, state: State) -> None:
-    """Give a network the values of `state`, which names all that it has."""
+    """Give a network the values of `state`, which names all that it has.
+
+    Raises
+    ------
+    InputError
+        When they do not fit: the network that was trained has become another one.
+    """
     for name, value in state_of(model).items():
+        if name not in state or state[name].shape != value.shape:
+            now = tuple(state[name].shape) if name in state else "gone"
+            raise InputError(
+                f"{name} of a trained sub-network is {now}, and was {tuple(value.shape)}: register it with the shape "
+                "that it will have, and keep it"
+            )
         value.copy_(state[name])
 
 

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from ..runs.events import Note
 from ..training.prepare import Prepared
+from ..training.scoring import Score
 from ..training.spec import Subnets
 from .engines.device import CPU
-from .split import Division
+from .split import Division, of_mixed
 
 WORSE = 1.1
 """Merged parts whose loss is more than so many times that of their mean are told of."""
@@ -23,6 +24,11 @@ WORSE = 1.1
 def of_one_lost(rank: int, said: str) -> Note:
     """Of a subnet whose loss is no longer finite."""
     return Note(rank=rank, text=f"{said}; it is left out, the others go on")
+
+
+def of_a_stack_that_failed(rank: int, why: str) -> Note:
+    """Of sub-networks that were trained together, in a step that they can only make alone."""
+    return Note(rank=rank, text=f"a stack of sub-networks failed ({why}): they go on one after the other")
 
 
 def of_the_engine(engine: str, why: str) -> Note:
@@ -45,9 +51,31 @@ def of_the_training(
     if units is not None and (uneven := [x for x in units.layers if x.size % spec.subnets]):
         sizes = ", ".join(f"layer {layer.name} ({layer.size} {layer.what})" for layer in uneven)
         texts.append(f"{spec.subnets} does not divide {sizes}: the first sub-networks are a little wider")
-    if spec.resplit >= spec.epochs > 0 < spec.resplit:
-        texts.append(f"resplit = {spec.resplit} of {spec.epochs} epochs: the neurons were not dealt anew")
-    return [Note(rank=0, text=text) for text in texts]
+    if 0 < spec.resplit >= spec.apart_epochs:
+        texts.append(f"resplit = {spec.resplit} of {spec.apart_epochs} epochs: the neurons were not dealt anew")
+    notes = [Note(rank=0, text=text) for text in texts]
+    if division.mixed:
+        said = f"{of_mixed(division.mixed)}: each is a narrow network of its own, which can be fused and not be merged"
+        notes.append(Note(rank=0, text=said, is_doubt=False))
+    return notes
+
+
+def of_the_stages(spec: Subnets, stages: Sequence[tuple[str, Score]], last: Score, lost: str) -> list[Note]:
+    """What merging gave, and what was gained after it: held-out scores; `lost` of a loss that was no longer finite."""
+    epochs = "1 epoch" if spec.joint_epochs == 1 else f"{spec.joint_epochs} epochs"
+    if lost:
+        text = f"{lost} as one network: it is handed over as it was merged; polish = 0 leaves that out"
+        return [Note(rank=0, text=text)]
+    told = [f"{after} {_told(score)}" for after, score in stages]
+    if spec.joint_epochs and told:
+        told.append(f"trained as one for {epochs} {_told(last)}")
+    if not told:
+        return []
+    return [Note(rank=0, text=f"held-out {last.metric_name}: {', '.join(told)}", is_doubt=False)]
+
+
+def _told(score: Score) -> str:
+    return f"{100 * score.metric:.1f} %" if score.metric_name == "accuracy" else f"{score.metric:.3g}"
 
 
 def of_merging(prepared: Prepared, division: Division, merged: Tensor, mean: Tensor) -> Note | None:
@@ -60,6 +88,6 @@ def of_merging(prepared: Prepared, division: Division, merged: Tensor, mean: Ten
         how = "normalises over all its units" if mixes else "is not linear where its parts meet"
         return Note(rank=0, text=f"the model {how}: merged, the parts do not compute their mean ({found})")
     if not division.is_fresh and ours.loss > theirs.loss * WORSE:
-        text = f"merged, the parts do worse than their mean ({found}): deal more often (resplit), or fuse mean"
-        return Note(rank=0, text=text)
+        way_out = "polish longer, deal more often (resplit), or fuse mean"
+        return Note(rank=0, text=f"merged, the parts do worse than their mean ({found}): {way_out}")
     return None

@@ -1,4 +1,4 @@
-"""Which engine is the faster one for some subnets on this machine, by a short trial.
+"""What is tried of subnets before the clock: which engine is the faster one, and what training them would lose.
 
 It trains copies only. That an engine may also be asked for, and that ranks are to agree, is not known here.
 """
@@ -12,9 +12,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ..errors import InputError
+from ..training.building import copied
+from ..training.examination import undisturbed
+from ..training.loop import Step
+from ..training.modes import put
 from ..training.prepare import Prepared
+from ..training.spec import Subnets
 from .engines.device import CPU
-from .trainer import Trainer
+from .engines.trying import TOLERANCE, Trial
+from .states import fill, state_of
+from .trainer import Trainer, loss_on
 
 TRIALS, TRIAL_WARM_UP = 5, 2
 """Steps by which two engines are compared, and before."""
@@ -22,8 +30,54 @@ TRIAL_MEMBERS = 8
 """So many subnets are enough to know what one after the other costs."""
 
 
+def make_trial(
+    prepared: Prepared, every: Sequence[Tensor], *, is_own: bool = False, device: torch.device = CPU
+) -> Trial:
+    """Of stacks, with a whole batch and the last of an epoch (`every` batch of it), which may be smaller."""
+    rows = [every[0], every[-1]] if every[-1].shape != every[0].shape else [every[0]]
+    batches = [(prepared.x[each].to(device), prepared.y[each].to(device)) for each in rows]
+    return Trial(loss_on(prepared.loss_function, device), batches, is_own=is_own)
+
+
+def see_handed_over(prepared: Prepared, subnet: nn.Module, every: Sequence[Tensor]) -> None:
+    """See that a network which is given the parameters and buffers of one that has trained computes what that does.
+
+    Raises
+    ------
+    InputError
+        When outputs depend on something else that training changes: it would be lost.
+    """
+    trained, other = (copied("a sub-network", subnet) for _ in range(2))
+
+    def outputs(network: nn.Module) -> Tensor:
+        torch.manual_seed(0)
+        return prepared.outputs(network)
+
+    with undisturbed(), torch.no_grad():
+        for rows in (every[0], every[-1]):
+            put(trained, training=True)(prepared.x[rows[0] if rows.dim() == 2 else rows].clone())
+        fill(other, state_of(trained))
+        if not torch.allclose(outputs(trained), outputs(other), rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True):
+            raise InputError(
+                "the model's outputs depend on something that changes as it trains and is no parameter and no buffer: "
+                "keep it by register_buffer, so that it is handed over"
+            )
+
+
+def rehearsal(trainer: Trainer, spec: Subnets) -> Step[Tensor | Sequence[Tensor]]:
+    """Steps of a trainer that is thrown away; they show, before the clock, whether what it remembers can be dealt."""
+
+    def step(rows: Tensor | Sequence[Tensor]) -> Tensor:
+        losses = trainer.step(rows)
+        if spec.resplit:
+            trainer.memory()
+        return losses
+
+    return step
+
+
 def choose_engine(
-    prepared: Prepared, subnets: Sequence[nn.Module], rows: Tensor, device: torch.device = CPU
+    prepared: Prepared, subnets: Sequence[nn.Module], rows: Tensor, trial: Trial, device: torch.device = CPU
 ) -> tuple[str, str]:
     """The faster engine for these subnets on this machine, by a short trial, and what says so; nothing where it is one.
 
@@ -33,11 +87,13 @@ def choose_engine(
         return "separate", ""
     some = list(subnets[:TRIAL_MEMBERS])
     with torch.random.fork_rng():
-        together = Trainer(prepared, subnets, "stacked", is_own=rows.dim() == 2, device=device)
+        together = Trainer(prepared, subnets, "stacked", trial, is_own=rows.dim() == 2, device=device)
         if all(engine == "separate" for engine in together.engines):
             return "separate", "these sub-networks, or their optimizer, cannot be stacked"
-        alone = Trainer(prepared, some, "separate", device=device)
+        alone = Trainer(prepared, some, "separate", trial, device=device)
         stacked = _step_seconds(together, rows)
+        if all(engine == "separate" for engine in together.engines):
+            return "separate", "a stack of these sub-networks cannot make a step that they can make alone"
         separate = _step_seconds(alone, rows[: len(some)] if rows.dim() == 2 else rows) * len(subnets) / len(some)
     name = "+".join(sorted(set(together.engines)))
     said = f"a step takes {stacked * 1e3:.2g} ms stacked ({name}), {separate * 1e3:.2g} ms one after the other"

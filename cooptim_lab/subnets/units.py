@@ -65,9 +65,21 @@ class Axis:
     def kept(self, part: Part) -> Tensor:
         """The indices that a part has, ascending."""
         keeps = self.layer < 0
-        for number, units in enumerate(part):
-            keeps |= (self.layer == number) & torch.isin(self.unit, units)
+        for number in self.layers:
+            has = torch.zeros(max(int(self.unit.max()), int(part[number].max())) + 1, dtype=torch.bool)
+            has[part[number]] = True
+            keeps = keeps | ((self.layer == number) & has[self.unit])
         return keeps.nonzero().flatten()
+
+    @cached_property
+    def layers(self) -> list[int]:
+        """The numbers of the layers whose units lie along it; known once all are marked."""
+        return [number for number in self.layer.unique().tolist() if number >= 0]
+
+    @cached_property
+    def is_of_units_only(self) -> bool:
+        """Whether every index belongs to a unit, and so to one part alone."""
+        return bool((self.layer >= 0).all())
 
 
 @dataclass
@@ -84,6 +96,8 @@ class Units:
         By the name of a module whose width is a setting also where it has no parameter.
     takers
         Weights that take hidden units as inputs.
+    summed
+        Weights (out, in, ...) that sum over their inputs, hidden units or not.
     """
 
     model: nn.Module
@@ -91,6 +105,7 @@ class Units:
     axes: dict[str, dict[int, Axis]] = field(default_factory=dict)
     widths: dict[str, Axis] = field(default_factory=dict)
     takers: set[str] = field(default_factory=set)
+    summed: set[str] = field(default_factory=set)
 
     @cached_property
     def mixes_units(self) -> bool:
@@ -128,6 +143,21 @@ class Units:
         widths = {name: len(axis.kept(part)) for name, axis in self.widths.items()}
         return narrowed(self.model, self.cut(own, part), widths)
 
+    def factors(self, part: Part) -> dict[str, Tensor]:
+        """How many times the inputs that a part has are to count (see `scaled`): of weights that sum over units, (in,).
+
+        (size of the layer) / (units of it that the part has), 1 of what is no hidden unit; weights of ones only are
+        left out.
+        """
+        each = [layer.size / len(own) for layer, own in zip(self.layers, part, strict=True)]
+        of_layers = torch.tensor([*each, 1.0], dtype=torch.float64)
+        found = {}
+        for name in sorted(self.summed):
+            axis = self.axes.get(name, {}).get(1)
+            if axis is not None:
+                found[name] = of_layers[axis.layer[axis.kept(part)]]  # -1 is the last
+        return {name: factor for name, factor in found.items() if bool((factor != 1).any())}
+
     def cut(self, state: State, part: Part) -> dict[str, Tensor]:
         """Of tensors shaped as the network's (its own, or an optimizer's), what a part has: copies."""
         cut = {}
@@ -148,9 +178,13 @@ class Units:
             if not axes:
                 value.copy_(mean_of(states, name))
                 continue
+            indices = [self._index(value, axes, part) for part in parts]
+            if any(axis.is_of_units_only for axis in axes.values()):  # no number is in two parts
+                for state, index in zip(states, indices, strict=True):
+                    value[index] = state[name]
+                continue
             total, count = torch.zeros_like(value), torch.zeros_like(value)
-            for state, part in zip(states, parts, strict=True):
-                index = self._index(value, axes, part)
+            for state, index in zip(states, indices, strict=True):
                 total[index] += state[name]
                 count[index] += 1
             value.copy_(torch.where(count > 0, total / count.clamp(min=1), value))
@@ -162,6 +196,6 @@ class Units:
 
     @staticmethod
     def _index(value: Tensor, axes: Mapping[int, Axis], part: Part) -> tuple[Tensor, ...]:
-        """Selects what a part has, for indexing."""
+        """Selects what a part has, for indexing: an open grid."""
         kept = [axes[axis].kept(part) if axis in axes else torch.arange(n) for axis, n in enumerate(value.shape)]
-        return torch.meshgrid(*kept, indexing="ij")
+        return tuple(index.view(-1, *[1] * (len(kept) - 1 - axis)) for axis, index in enumerate(kept))

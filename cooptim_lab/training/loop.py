@@ -6,12 +6,12 @@ A way of training brings a `step`; what a step does (one process, N stacked netw
 from __future__ import annotations
 
 import math
-import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,7 +32,7 @@ class Step(Protocol[Batch]):
         """The loss of every curve, shape (curves,) or (curves, steps), detached."""
 
 
-FLUSH_SECONDS = 0.2  # often enough for the eye, seldom enough to cost nothing
+FLUSH_SECONDS = 0.25  # often enough for the eye, seldom enough to cost nothing
 MOST_POINTS = 10_000
 """Of a curve: of a run of more steps, several are told as their mean."""
 
@@ -131,15 +131,20 @@ class Recorder:
         """See that what has gathered is finite."""
         if not self._pending:
             return
-        one = isinstance(self._pending[0], float)
-        values = [self._pending] if one else torch.stack(self._pending).double().T.tolist()  # type: ignore[arg-type]
-        first = self._done - len(self._pending)
-        x = tuple((first + i + 1) / self._per_epoch for i in range(len(self._pending)))
+        # By numpy and torch: a loop over the steps of a moment would cost a small network's rank a step or two of them.
+        if isinstance(self._pending[0], float):
+            values = np.array([self._pending])
+        else:
+            values = torch.stack(self._pending).double().T.numpy()  # type: ignore[arg-type]
+        first, count = self._done - len(self._pending), len(self._pending)
+        x = (np.arange(first + 1, first + count + 1) / self._per_epoch).tolist()
+        finite = np.isfinite(values)
         self._pending = []
-        for place, (curve, y) in enumerate(zip(self._curves, values, strict=True)):
+        for place, curve in enumerate(self._curves):
             if place in self._ended:
                 continue
-            bad = next((i for i, value in enumerate(y) if not math.isfinite(value)), None)
+            bad = None if finite[place].all() else int(finite[place].argmin())
+            y = values[place].tolist()
             self._extend(curve, x[:bad], y[:bad])
             if bad is not None:
                 said = f"the loss of '{curve}' became {y[bad]} in epoch {math.ceil(x[bad])}"
@@ -178,9 +183,10 @@ def thin(x: Sequence[float], y: Sequence[float], stride: int) -> tuple[tuple[flo
     """Of a long run, the means of so many steps in turn, each at its last step."""
     if stride == 1:
         return tuple(x), tuple(y)
-    starts = range(0, len(y), stride)
-    means = (statistics.fmean(y[start : start + stride]) for start in starts)
-    return tuple(x[min(start + stride, len(x)) - 1] for start in starts), tuple(means)
+    starts = np.arange(0, len(y), stride)
+    counts = np.minimum(stride, len(y) - starts)
+    means = np.add.reduceat(np.asarray(y), starts) / counts
+    return tuple(x[last] for last in starts + counts - 1), tuple(means.tolist())
 
 
 def batches(rows: int, batch: int, seed: int, epoch: int) -> tuple[Tensor, ...]:

@@ -34,6 +34,12 @@ def evaluating(network: nn.Module, optimizer: Any = None) -> Iterator[None]:
             optimizer.train()
 
 
+def enter_training(optimizer: Any) -> None:
+    """At the start of training, of an optimizer with modes of its own."""
+    if has_modes(optimizer):
+        optimizer.train()
+
+
 def leave_training(optimizer: Any) -> None:
     """At the end of training, of an optimizer with modes of its own: the weights become those that it has found."""
     if has_modes(optimizer):

@@ -16,7 +16,7 @@ from ..data.forms import find_form
 from ..data.holding import draw_held_out
 from ..data.values import as_tensor, check_finite, open_data, read_items
 from ..task import Task
-from .building import build_model, build_optimizer
+from .building import build_model, build_optimizer, copied
 from .examination import Examined, examine
 from .examination.fit import see_outputs
 from .examination.sizes import smallest_batch
@@ -100,7 +100,7 @@ def prepare(task: Task, batch: int = BATCH, parts: int = 1) -> Prepared:
     y = y.to(form.of_y(y.is_floating_point()))
     rows, held = draw_held_out(len(x), task.held_out, task.seed)
     parted = (x[rows], y[rows], x[held], y[held])
-    examined = _examine(task, probe, *parted, batch, parts, "the model")
+    examined = _examine(task, build_model(task.model, seed=0), *parted, batch, parts, "the model")
     return Prepared(task, *parted, examined, (*said, *examined.findings))
 
 
@@ -110,6 +110,6 @@ def _examine(
 ) -> Examined:  # fmt: skip
     rows = -(-len(x) // parts)
     labels = torch.cat([y.flatten(), held_y.flatten()]).unique()
-    see_outputs(network, held_x[:4])
+    see_outputs(copied(what, network), held_x[:4])
     size = min(batch, rows)
     return examine(task, network, x[:size], y[:size], labels, smallest_batch(rows, batch), what=what)

@@ -69,7 +69,8 @@ def find_reduction(loss: Loss, outputs: Tensor, y: Tensor, labels: Tensor) -> Re
     if known is not None:
         return known
     ask = _Asked(loss, outputs.detach()[:MOST_ROWS], y[:MOST_ROWS])
-    if not math.isclose(ask.whole(), ask.whole(), rel_tol=TOLERANCE, abs_tol=TOLERANCE):
+    first, again = ask.whole(), ask.whole()
+    if math.isfinite(first) and not math.isclose(first, again, rel_tol=TOLERANCE, abs_tol=TOLERANCE):
         raise InputError("loss gives two values for the same outputs and labels: let it draw nothing at random")
     if len(ask.rows) < 2 or not math.isfinite(ask.whole()):
         return Reduction(MEAN)

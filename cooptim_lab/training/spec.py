@@ -1,6 +1,6 @@
 """How a task is to be trained: one frozen, validated dataclass per way, and every option declared here once.
 
-The Python calls, the magics' parser, its help and its completion, and the panel's sliders all read these fields: name,
+The Python calls, the magics' parser, its help and its completion all read these fields: name,
 type, default, bounds, choices, help. Options that only a face has (`--bg`, `-o`) are not here.
 """
 
@@ -47,6 +47,8 @@ USED_BY = {
     "outer_momentum": ("diloco",),
 }
 """Options that only some of the ways to aggregate have a use for."""
+POLISHED = 0.2
+"""Of the epochs, where nobody says: the share that trains the merged network as one (`Subnets.polish`)."""
 COMPRESSIONS = {"bf16": "", "topk": "0.01", "powersgd": "4"}
 """With what each takes, where it takes something."""
 
@@ -135,6 +137,9 @@ class Subnets(Spec):
     split: str = option("replicas", "fresh narrow copies, or its own hidden units", choices=("replicas", "neurons"))
     resplit: int = option(0, "deal the neurons anew every so many epochs; 0: never", at_least=0)
     fuse: str = option("mean", "how N networks become one", choices=("mean", "vote", "soup", "merge"))
+    polish: int = option(
+        -1, "of the epochs, the last ones that train merged neurons as one network; 0: none; -1: a fifth", at_least=-1
+    )
     data: str = option("all", "the rows that each sub-network sees", choices=("all", "bootstrap", "shard"))
     engine: str = option("auto", "how they train at once; auto measures", choices=("auto", "stacked", "separate"))
     device: str = option("auto", "where; auto: a GPU where there is one", choices=("auto", "cpu", "cuda"))
@@ -144,10 +149,35 @@ class Subnets(Spec):
         """Among how many networks the rows are divided, each being trained on its own part."""
         return self.subnets if self.data == "shard" else 1
 
+    @property
+    def is_scaled(self) -> bool:
+        """Whether a part's units count for those that it has not, while it trains."""
+        return self.split == "neurons" and self.fuse == "merge"
+
+    @property
+    def joint_epochs(self) -> int:
+        """Of the epochs, how many at the end train the merged network as one. One part alone is the network."""
+        if self.fuse != "merge" or self.subnets == 1:
+            return 0
+        if self.polish >= 0:
+            return self.polish
+        return round(self.epochs * POLISHED) if self.split == "neurons" else 0
+
+    @property
+    def apart_epochs(self) -> int:
+        """Of the epochs, how many train the parts."""
+        return self.epochs - self.joint_epochs
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.resplit and self.split != "neurons":
             raise InputError(f"resplit = {self.resplit}: only neurons can be dealt anew; add split = neurons")
+        if self.polish > 0 and self.fuse != "merge":
+            raise InputError(f"polish = {self.polish}: only a merged network can be trained as one; add fuse = merge")
+        if self.polish >= self.epochs:
+            raise InputError(
+                f"polish = {self.polish}: the parts need an epoch of the {self.epochs}; give at most {self.epochs - 1}"
+            )
         if self.workers > self.subnets:
             raise InputError(
                 f"workers = {self.workers}: there are only {self.subnets} sub-networks to share; "

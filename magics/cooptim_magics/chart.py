@@ -60,4 +60,5 @@ class LiveChart(anywidget.AnyWidget):
             traits["points"] = b"".join(part for _, part in packed)
         with self.hold_sync():
             for name, value in traits.items():
-                setattr(self, name, value)
+                if getattr(self, name) != value:  # checking a value costs more than looking whether it is another
+                    setattr(self, name, value)

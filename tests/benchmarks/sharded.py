@@ -43,6 +43,7 @@ from cooptim_lab.shards.aggregate import Replica, Settings, make_aggregator
 from cooptim_lab.shards.deal import shard_batches
 from tests.benchmarks import peers
 from tests.benchmarks.rows import REPEATS, Row
+from tests.support import learning_by
 
 HELD_OUT, BATCH = 0.2, peers.BATCH
 PER_EPOCH = round(peers.ROWS * (1 - HELD_OUT)) // (2 * BATCH)
@@ -189,7 +190,7 @@ def unwatched(context: Any, width: int, epochs: int, buckets: int) -> float:
     """On a rank: the engine's own steps over the same batches; nothing is kept, timed, told or asked."""
     torch.manual_seed(0)
     size, rank = context.size, context.rank
-    replica = Replica(peers.perceptron(width), peers.optimizer)
+    replica = Replica(peers.perceptron(width), learning_by(peers.optimizer))
     aggregator = make_aggregator("allreduce", context.comm, replica, Settings(), Deaf())
     aggregator.use_buckets(buckets)
     x, y = (part[: size * PER_EPOCH * BATCH][rank::size].clone() for part in peers.data())

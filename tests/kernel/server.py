@@ -40,7 +40,7 @@ class Server:
     def is_up(self) -> bool:
         try:
             return bool(self.ask("GET", "/api/status"))
-        except OSError:  # no file of it yet, or nobody at the port (URLError is one)
+        except (OSError, json.JSONDecodeError):  # no file of it yet, or half of one; nobody at the port (URLError)
             return False
 
     def start_kernel(self) -> None:

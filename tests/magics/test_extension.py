@@ -67,10 +67,11 @@ class TestUnload:
         assert manager.unload_extension("cooptim_lab") == "not loaded"
 
     def test_forgets_the_task_but_not_the_users_names(self, notebook):
-        notebook.run("%%cooptim task\nmodel, data = print, ([0, 1], [0, 1])")
+        data = "([[0.0, 1.0], [1.0, 0.0]] * 20, [0, 1] * 20)"
+        notebook.run(f"%%cooptim task\nfrom torch import nn\nmodel, data = nn.Linear(2, 2), {data}")
         notebook.run("%unload_ext cooptim_lab\n%load_ext cooptim_lab")
         assert session(notebook.shell).task is None
-        assert notebook.names["model"] is print
+        assert notebook.names["model"].in_features == 2
 
     def test_other_magics_are_left(self, notebook):
         notebook.shell.register_magic_function(lambda line: None, "line", "other_magic")

@@ -24,7 +24,7 @@ count = 0
 def loss(outputs, targets):
     global count
     count += 1
-    if count > 40:
+    if count > 100:  # by then it trains: it is asked some sixty times before the clock
         raise LookupError({REASON!r})
     return outputs.pow(2).mean()
 """

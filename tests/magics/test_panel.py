@@ -8,6 +8,7 @@ import pytest
 from cooptim_magics.panel import MOST_EPOCHS, MOST_SUBNETS, LabPanel, answer_on_own_subshell
 from cooptim_magics.session import session
 
+from cooptim_lab import Task
 from tests.support import PATIENCE_SECONDS, wait_until
 
 
@@ -161,10 +162,9 @@ class TestRun:
 
     def test_what_it_says_is_no_markup(self, notebook, panel):
         """The status line is HTML; an error's text comes from the user's own code."""
-        notebook.run(
-            "%%cooptim task\ndef model():\n    raise ValueError('<b>bold</b>')\n"
-            "data = ([[0.0, 1.0], [1.0, 0.0]] * 20, [0, 1] * 20)"
-        )
+        notebook.run("def model():\n    raise ValueError('<b>bold</b>')")
+        data = ([[0.0, 1.0], [1.0, 0.0]] * 20, [0, 1] * 20)
+        session(notebook.shell).task = Task(model=notebook.names["model"], data=data)
         panel.way.value, panel.epochs.value = "as it is", 1
         panel.run_button.click()
         run = finished(panel)

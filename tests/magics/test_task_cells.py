@@ -21,9 +21,22 @@ class TestBody:
         assert task.data is notebook.names["data"]
         assert notebook.run("%cooptim task").stdout.startswith("your task: model on 40 rows")
 
+    def test_is_looked_at(self, notebook):
+        """Its layers, how it is scored, what would be split."""
+        text = notebook.run(f"%%cooptim task\n{LINES}{DATA}").displayed[-1]["data"]["text/plain"]
+        assert "model  Linear" in text
+        assert "8 parameters; 32 rows to train on, 8 held out" in text
+        assert "accuracy: the largest output is the class" in text
+        assert "no hidden layer to split" in text
+
+    def test_one_that_does_not_fit_is_refused_and_not_the_current_one(self, notebook):
+        message = notebook.refuse(f"%%cooptim task\n{LINES}data = np.zeros((40, 5)), np.arange(40) % 2")
+        assert "cannot take a batch of shape (4, 5)" in message
+        assert session(notebook.shell).task is None
+
     def test_its_names_are_the_notebooks(self, notebook):
         notebook.run("rows = 12")
-        notebook.run(f"%%cooptim task\n{LINES}data = np.zeros((rows, 3)), np.zeros(rows)\nextra = rows + 1")
+        notebook.run(f"%%cooptim task\n{LINES}data = np.zeros((rows, 3)), np.arange(rows) % 2\nextra = rows + 1")
         assert notebook.names["extra"] == 13
         assert notebook.run("assert len(data[0]) == rows")
         assert session(notebook.shell).task.data is notebook.names["data"]
@@ -35,8 +48,12 @@ class TestBody:
         assert "42" in outcome.stdout
         assert notebook.names["place"]
 
-    def test_all_six_names(self, notebook):
-        more = "def loss(o, t): ...\ndef optimizer(p): ...\ndef metric(o, t): ...\ndef subnet(i): ...\n"
+    def test_other_names(self, notebook):
+        more = (
+            "from torch import optim\nfrom torch.nn.functional import cross_entropy\n"
+            "def loss(o, t): return cross_entropy(o, t)\ndef optimizer(p): return optim.SGD(p, lr=0.1)\n"
+            "def metric(o, t): return 1.0\ndef subnet(i): ...\n"
+        )
         text = notebook.run(f"%%cooptim task\n{LINES}{DATA}{more}").stdout
         assert text.endswith("own loss, optimizer, metric, subnet; 20.0 % held out\n")
         task = session(notebook.shell).task
@@ -136,7 +153,7 @@ def test_bound_names(source, names):
 
 def test_what_a_star_import_binds_is_found(notebook, tmp_path):
     """A notebook keeps its model in a file beside it."""
-    (tmp_path / "my_network.py").write_text("def model(): ...\nhidden = 1\n")
+    (tmp_path / "my_network.py").write_text("from torch import nn\ndef model(): return nn.Linear(3, 2)\nhidden = 1\n")
     notebook.names["place"] = str(tmp_path)
     notebook.run(f"import sys\nsys.path.insert(0, place)\n{LINES}")
     try:
@@ -147,6 +164,6 @@ def test_what_a_star_import_binds_is_found(notebook, tmp_path):
 
 
 def test_data_stay_the_users_own_arrays(notebook):
-    notebook.names["kept"] = kept = (np.zeros((9, 3)), np.zeros(9))
+    notebook.names["kept"] = kept = (np.zeros((9, 3)), np.zeros(9, int))
     notebook.run(f"%%cooptim task\n{LINES}data = kept")
     assert session(notebook.shell).task.data[0] is kept[0]

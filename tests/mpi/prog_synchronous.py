@@ -18,9 +18,10 @@ from torch.nn import functional
 from cooptim_lab.comm.timeline import Timeline
 from cooptim_lab.shards.aggregate import AGGREGATORS, Replica, Settings, make_aggregator
 from cooptim_lab.shards.aggregate.synchronous import AllReduce, add_in_order
-from cooptim_lab.shards.batchnorm import share_batchnorm
+from cooptim_lab.shards.batchnorm import OverRanks
 from cooptim_lab.shards.deal import SharedBatch, deal, shard_batches
 from cooptim_lab.training.loop import plain_step
+from tests.support import learning_by
 
 ROWS, BATCH, EPOCHS, SEED, TOLERANCE = 47, 10, 24, 3, 1e-12  # 5 steps an epoch, and no M divides the rows
 SYNCHRONOUS = ("server", "allreduce", "ordered")
@@ -81,9 +82,10 @@ def sharded(
     """Weights after training over all ranks, and the loss of every step."""
     model, losses = make(), []
     is_normed = share and make is normed
-    if is_normed:
-        share_batchnorm(model, comm)
-    aggregator = make_aggregator(way, comm, Replica(model, optimizer), Settings(**settings), Timeline(comm))
+    over_ranks = OverRanks(comm)
+    aggregator = make_aggregator(
+        way, comm, Replica(model, learning_by(optimizer)), Settings(**settings), Timeline(comm)
+    )
     if isinstance(aggregator, AllReduce):
         aggregator.use_buckets(buckets)
     everyone = deals(skew)
@@ -93,7 +95,11 @@ def sharded(
             rows = own[part.rows]
 
             def loss(rows=rows) -> Tensor:
-                outputs = model(x[rows])
+                if is_normed:
+                    given = x[rows] if len(rows) else x[:1]
+                    outputs = over_ranks.forward(lambda: model(given), is_present=len(rows) > 0)
+                else:
+                    outputs = model(x[rows])
                 return functional.cross_entropy(outputs, y[rows]) if len(rows) else outputs.sum() * 0
 
             outcome = aggregator.step(loss if len(rows) or is_normed else None, weight(part), False)
@@ -127,7 +133,7 @@ def alone(make=network, skew: float = 0.0) -> tuple[Tensor, Tensor]:
 
 def in_turn(*, backwards: bool = False) -> Tensor:
     """One process that plays all ranks in turn, and adds in their order (or from the last to the first)."""
-    replicas = [Replica(network(), momentum) for _ in range(size)]
+    replicas = [Replica(network(), learning_by(momentum)) for _ in range(size)]
     for rows, weights in parts_of_steps():
         for replica, own, weight in zip(replicas, rows, weights, strict=True):
             loss = (lambda m=replica.model, r=own: functional.cross_entropy(m(x[r]), y[r])) if len(own) else None
@@ -205,7 +211,7 @@ for staleness in (0, 1, 3):
 # Two ranks never disagree on when to stop: the wish travels with the step.
 for way in SYNCHRONOUS:
     model = network()
-    aggregator = make_aggregator(way, comm, Replica(model, momentum), Settings(), Timeline(comm))
+    aggregator = make_aggregator(way, comm, Replica(model, learning_by(momentum)), Settings(), Timeline(comm))
     for wisher in (None, 0, size - 1):
         outcome = aggregator.step(lambda m=model: functional.cross_entropy(m(x), y), 1 / size, rank == wisher)
         assert outcome.stop is (wisher is not None), (way, wisher)
@@ -214,7 +220,9 @@ for way in SYNCHRONOUS:
 if size > 1:
     for way in [each for each in AGGREGATORS if each != "async"]:  # which ends on that rank alone
         model = network()
-        aggregator = make_aggregator(way, comm, Replica(model, momentum), Settings(sync_every=1), Timeline(comm))
+        aggregator = make_aggregator(
+            way, comm, Replica(model, learning_by(momentum)), Settings(sync_every=1), Timeline(comm)
+        )
         given = x * (np.nan if rank == 1 else 1)
         try:
             aggregator.step(lambda m=model, g=given: functional.cross_entropy(m(g), y), 1 / size, False)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from cooptim_lab import PoolError, RankFailure, RankPool, Run, Task, digits, resume, train_sharded
-from cooptim_lab.resuming import Carrier
+from cooptim_lab.resuming import Resumption
 from cooptim_lab.runs import store
 from cooptim_lab.runs.events import Note, Points, Resumed
 from cooptim_lab.shards.aggregate import AGGREGATORS
@@ -180,7 +180,7 @@ def test_a_run_that_a_closed_pool_does_not_take_up_again_fails_as_its_ranks_did(
             raise PoolError("closed")
         rescues.append(rescue)
 
-    Carrier(run, submit, retries=1).begin(digits(), Sharded(**OPTIONS))
+    Resumption(run, submit, retries=1).begin(digits(), Sharded(**OPTIONS))
     assert not rescues[0](RankFailure(1, "here", "died"))
     run.fail(RankFailure(1, "here", "died"))
     assert not [event for event in run.log.since(0) if isinstance(event, Note)]

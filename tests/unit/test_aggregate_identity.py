@@ -16,7 +16,7 @@ from cooptim_lab.comm.timeline import Timeline
 from cooptim_lab.shards.aggregate import AGGREGATORS, Replica, Settings, make_aggregator
 from cooptim_lab.shards.aggregate.replica import CONTROL
 from cooptim_lab.training.cutting import shard
-from tests.support import SoloComm, refused
+from tests.support import SoloComm, learning_by, refused
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -37,7 +37,9 @@ def sgd(parameters):
 
 def alone(way, model, optimizer=sgd, **settings):
     """An aggregator of one rank."""
-    return make_aggregator(way, SoloComm(), Replica(model, optimizer), Settings(**settings), Timeline(SoloComm()))
+    return make_aggregator(
+        way, SoloComm(), Replica(model, learning_by(optimizer)), Settings(**settings), Timeline(SoloComm())
+    )
 
 
 def whole():
@@ -51,7 +53,7 @@ def summed(parts, weights):
     """The same from shards: each rank's weighted gradient, added up."""
     total = 0
     for rows, weight in zip(parts, weights, strict=True):
-        replica = Replica(network(), sgd)
+        replica = Replica(network(), learning_by(sgd))
         loss = (lambda m=replica.model, r=rows: functional.cross_entropy(m(X[r]), Y[r])) if len(rows) else None
         replica.backward(loss, weight)
         total = total + replica.gradient[:-CONTROL]
@@ -132,7 +134,7 @@ def test_frozen_parameters_are_neither_sent_nor_changed():
 )
 def test_numbers_that_mpi_does_not_add_are_refused(types, said):
     with refused(said, "all the same"):
-        Replica(nn.Sequential(*(nn.Linear(2, 2, dtype=each) for each in types)), sgd)
+        Replica(nn.Sequential(*(nn.Linear(2, 2, dtype=each) for each in types)), learning_by(sgd))
 
 
 @pytest.mark.parametrize("way", AGGREGATORS)

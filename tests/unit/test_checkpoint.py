@@ -51,7 +51,7 @@ class TestFile:
         path = tmp_path / "a.checkpoint"
         for number in (1, 2, 3):
             checkpoint.write(path, {"number": number})
-        assert checkpoint.read(path) == ({"format": 1, "number": 3}, "")
+        assert checkpoint.read(path) == ({"format": checkpoint.FORMAT, "number": 3}, "")
         path.write_bytes(path.read_bytes()[:-20])
         state, said = checkpoint.read(path)
         assert state["number"] == 2

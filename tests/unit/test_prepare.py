@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -154,7 +156,7 @@ def test_parameters_are_counted_with_the_frozen_ones():
 
 def test_a_ready_made_optimizers_settings_are_taken_over():
     given = torch.optim.SGD(MODEL.parameters(), lr=0.25, momentum=0.5, nesterov=True, weight_decay=0.125)
-    built = build_optimizer(given, list(nn.Linear(4, 5).parameters()))
+    built = build_optimizer(task(optimizer=given), list(nn.Linear(4, 5).parameters()))
     assert type(built) is torch.optim.SGD
     group = built.param_groups[0]
     assert [group[k] for k in ("lr", "momentum", "nesterov", "weight_decay")] == [0.25, 0.5, True, 0.125]
@@ -164,13 +166,13 @@ def test_a_ready_made_optimizers_settings_are_taken_over():
 def test_a_rate_that_was_changed_later_is_taken_over():
     given = torch.optim.Adam(MODEL.parameters())
     given.param_groups[0]["lr"] = 0.5
-    assert build_optimizer(given, list(MODEL.parameters())).param_groups[0]["lr"] == 0.5
+    assert build_optimizer(task(optimizer=given), list(MODEL.parameters())).param_groups[0]["lr"] == 0.5
 
 
 @pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.NAdam, torch.optim.Rprop, torch.optim.ASGD])
 def test_ready_made_it_may_be_of_any_kind(kind):
     given = kind(MODEL.parameters(), lr=0.25)
-    built = build_optimizer(given, [MODEL.weight])
+    built = build_optimizer(task(optimizer=given), [MODEL.weight])
     assert type(built) is kind
     settings = {key: value for key, value in given.param_groups[0].items() if key != "params"}
     assert settings == {key: value for key, value in built.param_groups[0].items() if key != "params"}
@@ -178,7 +180,7 @@ def test_ready_made_it_may_be_of_any_kind(kind):
 
 def test_an_optimizer_that_wants_a_closure_is_refused():
     with refused("LBFGS", "closure", "Adam"):
-        build_optimizer(torch.optim.LBFGS, [MODEL.weight])
+        build_optimizer(task(optimizer=torch.optim.LBFGS), [MODEL.weight])
 
 
 @pytest.mark.parametrize(
@@ -186,17 +188,19 @@ def test_an_optimizer_that_wants_a_closure_is_refused():
     [(None, "Adam"), (torch.optim.AdamW, "AdamW"), (lambda parameters: torch.optim.SGD(parameters, lr=0.1), "SGD")],
 )
 def test_an_optimizer_from_nothing_a_class_or_a_function(optimizer, kind):
-    assert type(build_optimizer(optimizer, list(MODEL.parameters()))).__name__ == kind
+    assert type(build_optimizer(task(optimizer=optimizer), list(MODEL.parameters()))).__name__ == kind
 
 
 def test_an_optimizer_with_groups_is_refused():
     with refused("several parameter groups", "function"):
-        build_optimizer(torch.optim.Adam([{"params": [MODEL.weight]}, {"params": [MODEL.bias]}]), [MODEL.weight])
+        build_optimizer(
+            task(optimizer=torch.optim.Adam([{"params": [MODEL.weight]}, {"params": [MODEL.bias]}])), [MODEL.weight]
+        )
 
 
 def test_what_is_no_optimizer_is_refused():
     with refused("optimizer(parameters)", "list", "Optimizer"):
-        build_optimizer(list, [MODEL.weight])
+        build_optimizer(task(optimizer=list), [MODEL.weight])
 
 
 # What does not fit.
@@ -225,6 +229,12 @@ def nan_model():
     model = nn.Linear(2, 3)
     with torch.no_grad():
         model.weight[1, 0] = torch.nan
+    return model
+
+
+def locked():
+    model = nn.Linear(2, 3)
+    model.lock = threading.Lock()
     return model
 
 
@@ -259,7 +269,7 @@ BAD = {
         ("3",),
     ),
     "negative labels": ({"data": with_label(-1, [0])}, ("label -1", "start at 0")),
-    "classes without a dimension": ({"model": Returns(lambda out: out[:, 0])}, ("(4,)", "(rows, classes)")),
+    "classes without a dimension": ({"model": Returns(lambda out: out[:, 0])}, ("(16,)", "(rows, classes)")),
     "string labels": ({"data": (X, np.array(["a", "b"] * 10))}, ("y holds", "<U1", "numbers")),
     "objects": ({"data": (np.array([object()] * ROWS), Y)}, ("X holds object", "numbers")),
     "rows of unequal length": ({"data": ([[1.0, 2.0], [3.0]], [0, 1])}, ("X",)),
@@ -271,14 +281,14 @@ BAD = {
     "a model that gives whole numbers": ({"model": Returns(lambda out: out.long())}, ("int64", "floats")),
     "a model that is NaN": ({"model": nan_model()}, ("NaN before it was trained",)),
     "a model that is not ready": ({"model": nn.LazyLinear(3)}, ("lazy layer", "run a batch")),
-    "a model that cannot be copied": ({"model": pruned()}, ("the model cannot be copied", "prune.remove")),
+    "a model that cannot be copied": ({"model": locked()}, ("the model cannot be copied", "a lock")),
     "a model that works in place": ({"model": InPlace()}, ("inputs in place", "x.clone()")),
     "a model without parameters": ({"model": nn.ReLU()}, ("no parameter to train",)),
     "a function that makes no model": ({"model": lambda: "net"}, ("model() returned a str", "nn.Module")),
-    "a loss per row": ({"loss": each_row}, ("loss returns a tensor of shape (4,)", "mean over the rows")),
+    "a loss per row": ({"loss": each_row}, ("loss returns a tensor of shape (16,)", "mean over the rows")),
     "a loss that is a float": ({"loss": lambda out, y: 0.5}, ("loss returns a float", "as a tensor")),
     "a loss that forgets": ({"loss": lambda out, y: out.detach().mean()}, ("differentiated", "without detach()")),
-    "a loss that raises": ({"loss": fail}, ("loss cannot take", "(4, 3)", "RuntimeError: first line")),
+    "a loss that raises": ({"loss": fail}, ("loss cannot take", "(16, 3)", "RuntimeError: first line")),
     "a regression of another shape": (
         {"model": nn.Linear(2, 1), "data": (X, X[:, 0])},
         ("(rows, 1) and y is (rows,)", "y.reshape(-1, 1)"),
@@ -298,6 +308,13 @@ BAD = {
 def test_what_does_not_fit_is_said_in_one_line(changed, said):
     with refused(*said):
         prepare(task(**changed))
+
+
+def test_a_pruned_model_is_carried_with_its_mask():
+    built = prepare(task(model=pruned())).model(0)
+    assert built[0].weight_mask.sum() == 3
+    built(torch.ones(1, 2)).sum().backward()
+    assert bool((built[0].weight_orig.grad[built[0].weight_mask == 0] == 0).all())
 
 
 # Scoring.

@@ -14,7 +14,9 @@ from cooptim_lab.subnets.engines import grouped
 from cooptim_lab.subnets.engines.channels import PlainChannelStack
 from cooptim_lab.subnets.engines.losses import losses_and_gradient, per_subnet_loss
 from cooptim_lab.subnets.engines.stacked import MOST, stack
-from cooptim_lab.subnets.engines.stepping import stacked_step
+from cooptim_lab.subnets.engines.stepping import StackedStep
+from cooptim_lab.subnets.engines.trying import Trial
+from cooptim_lab.subnets.engines.updating import Rules, Updater
 from cooptim_lab.subnets.states import fill
 from cooptim_lab.training.loop import batches, plain_step
 
@@ -105,6 +107,17 @@ def train(step):
     return torch.stack([step(rows) for rows in itertools.islice(order, STEPS)])
 
 
+def stacked_step(stacks, optimizer, loss, x, y, **options):
+    """By an optimizer of parameters, as tasks have it."""
+    rules = Rules(lambda parameters, names: optimizer(parameters))
+    is_flat = len(stacks) > 1 or stacks[0].engine != "separate"
+    return StackedStep([(each, Updater(each, rules, is_flat=is_flat)) for each in stacks], loss, x, y, **options)
+
+
+def tried(x, y=CLASSES, loss=functional.cross_entropy, **options):
+    return Trial(loss, [(x[:8], y[:8]), (x[:2], y[:2])], **options)
+
+
 def train_alone(subnets, optimizer, loss, y=CLASSES):
     subnets = copy.deepcopy(subnets)
     losses = [train(plain_step(each, optimizer(each.parameters()), loss, X, y)) for each in subnets]
@@ -158,6 +171,9 @@ class Focal(nn.CrossEntropyLoss):
 
 
 LOSSES = {
+    "weighed": (nn.CrossEntropyLoss(weight=torch.tensor([10.0, 1.0, 0.1], dtype=FLOAT)), CLASSES),
+    "another label ignored": (nn.CrossEntropyLoss(ignore_index=1), CLASSES),
+    "a sum": (nn.CrossEntropyLoss(reduction="sum"), CLASSES),
     "derived from torch's": (Focal(), CLASSES),
     "absolute": (nn.L1Loss(), X[:, :3]),
     "mse": (functional.mse_loss, X[:, :3]),
@@ -222,7 +238,9 @@ def test_images_are_flattened_as_the_layer_says(flatten, is_own):
     for each in alone:
         optimizer = torch.optim.SGD(each.parameters(), lr=0.1)
         plain_step(each, optimizer, loss, images, wanted)(rows)
-    stacks = stack(subnets, sample=images[:2], is_own=is_own)
+    batch = [images[:3], wanted[:3]]
+    batch = [each.expand(3, *each.shape) for each in batch] if is_own else batch
+    stacks = stack(subnets, trial=Trial(loss, [batch], is_own=is_own), is_own=is_own)
     step = stacked_step(stacks, lambda p: torch.optim.SGD(p, lr=0.1), loss, images, wanted)
     step(rows.expand(3, 8) if is_own else rows)
     assert {each.engine for each in stacks} == ({"grouped"} if flatten.start_dim == 1 == -flatten.end_dim else {"vmap"})
@@ -235,7 +253,7 @@ def test_what_works_in_place_on_its_inputs_leaves_the_data_alone():
         return nn.Sequential(nn.ReLU(inplace=True), nn.Linear(6, 3))
 
     given = X.clone()
-    (together,) = stack(make([chain] * 3), sample=given[:2])
+    (together,) = stack(make([chain] * 3), trial=tried(given))
     assert together.engine == "grouped"
     assert torch.equal(given, X)
 
@@ -291,7 +309,7 @@ def test_each_subnet_drops_by_itself_and_learns_by_what_it_kept(layers):
     gradient = torch.zeros(2, 4, 6, dtype=FLOAT)
     gradient[0] = 1
     together.backward(torch.stack([one, other]), gradient)
-    of_one, of_other = together.parameters()[-1].grad  # (2, out, in)
+    of_one, of_other = list(together.parameters().values())[-1].grad  # (2, out, in)
     assert of_one.abs().max() > 0
     assert of_other.abs().max() == 0
 
@@ -426,7 +444,7 @@ class TestChannels:
         alone = self.subnets(kind)
         for each in alone:
             train(plain_step(each, optimizer(each.parameters()), functional.cross_entropy, self.IMAGES, CLASSES))
-        (together,) = stack(self.subnets(kind), sample=self.IMAGES[:2])
+        (together,) = stack(self.subnets(kind), trial=tried(self.IMAGES))
         assert together.engine == engine
         train(stacked_step([together], optimizer, functional.cross_entropy, self.IMAGES, CLASSES))
         for one, other in zip(alone, trained_in([together], alone), strict=True):
@@ -439,8 +457,12 @@ class TestChannels:
         outputs = PlainChannelStack(modules, [0, 1, 2])(self.IMAGES)
         assert (outputs[0] - modules[0](self.IMAGES)).abs().max() > 1e-3
 
+    def own(self):
+        x, y = self.IMAGES[:8], CLASSES[:8]
+        return Trial(functional.cross_entropy, [(x.expand(3, *x.shape), y.expand(3, *y.shape))], is_own=True)
+
     def test_batches_of_ones_own_are_not_for_it(self):
-        assert [each.engine for each in stack(self.subnets(Viewing), sample=self.IMAGES[:2], is_own=True)] == ["vmap"]
+        assert [each.engine for each in stack(self.subnets(Viewing), trial=self.own(), is_own=True)] == ["vmap"]
 
 
 def test_in_blocks_of_steps_it_is_the_same_training():

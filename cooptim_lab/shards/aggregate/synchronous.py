@@ -59,6 +59,9 @@ class AllReduce(Synchronous):
     """
 
     buckets = 1
+    repeats, is_trial = False, False
+    """Whether a parameter got its gradient in several parts in one step (a re-entrant checkpoint of a layer that is
+    used twice, say): then a bucket may go before it is whole, and one call at the end is right."""
 
     def use_buckets(self, buckets: int) -> None:
         """Cut the gradient into so many parts of about the same size, at the borders of parameters."""
@@ -74,6 +77,7 @@ class AllReduce(Synchronous):
         self.buckets = len(set(of))  # fewer, where one parameter is most of them all
         self._of_bucket = [[i for i, b in enumerate(of) if b == bucket] for bucket in sorted(set(of))]
         self._missing: list[int] = []
+        self.repeats = False
         for bucket, places in enumerate(self._of_bucket):
             for place in places:
                 hook = self._hook(bucket)
@@ -85,6 +89,7 @@ class AllReduce(Synchronous):
     def _hook(self, bucket: int) -> Any:
         def arrived(parameter: Tensor) -> None:
             self._missing[bucket] -= 1
+            self.repeats |= self._missing[bucket] < 0
             # In one order on all ranks, whatever the order in which a graph's gradients come.
             while self._next >= 0 and self._missing[self._next] == 0:
                 self._send(self._next)
@@ -109,6 +114,11 @@ class AllReduce(Synchronous):
 
     def exchange(self) -> None:
         replica, compression = self.replica, self.settings.compression
+        if self.repeats and not self.is_trial:
+            raise InputError(
+                "a parameter gets its gradient in several parts in a step, which did not happen while the ranks warmed "
+                "up: aggregate by server or ordered"
+            )
         if compression is not None:
             gradient = replica.gradient[: replica.count]
             began = time.perf_counter()

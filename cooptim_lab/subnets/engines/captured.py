@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -30,6 +30,8 @@ class CapturedStep:
     ----------
     step
         Losses (curves,) of row numbers on `device`; always the same operations, on tensors that stay where they are.
+    is_steady
+        Whether that is so still; where not, steps are made one operation at a time.
 
     Raises
     ------
@@ -37,8 +39,8 @@ class CapturedStep:
         At the first step that is captured, when it does what a graph cannot hold (a loss that looks at its values).
     """
 
-    def __init__(self, step: Step[Tensor], device: torch.device) -> None:
-        self._step, self._device = step, device
+    def __init__(self, step: Step[Tensor], device: torch.device, is_steady: Callable[[], bool] = lambda: True) -> None:
+        self._step, self._device, self._is_steady = step, device, is_steady
         self._stream = torch.cuda.Stream(device)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._rows: Tensor | None = None
@@ -51,7 +53,7 @@ class CapturedStep:
             return torch.stack([self(each) for each in rows], 1)
         if self._rows is None:
             self._rows = rows.to(self._device)
-        if rows.shape != self._rows.shape:
+        if rows.shape != self._rows.shape or not self._is_steady():
             return self._step(rows.to(self._device))
         self._rows.copy_(rows)
         if self._seen < WARM_UP:

@@ -9,7 +9,6 @@ How they are trained, and where they come from, is not known here.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,10 +16,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ...training.building import copied
+from ..scaled import factor_of, plain_kind
 from ..states import State, state_of
 from .stacks import AutogradStack, states_of
 
-_CONVOLUTIONS = {nn.Conv1d: functional.conv1d, nn.Conv2d: functional.conv2d, nn.Conv3d: functional.conv3d}
+_CONVOLUTIONS: dict[type[nn.Module], Any] = {
+    nn.Conv1d: functional.conv1d,
+    nn.Conv2d: functional.conv2d,
+    nn.Conv3d: functional.conv3d,
+}
 
 
 class ChannelStack(AutogradStack):
@@ -39,12 +44,13 @@ class ChannelStack(AutogradStack):
 
     def __init__(self, subnets: Sequence[nn.Module], members: list[int]) -> None:
         self.members, count = members, len(subnets)
-        self._wide = copy.deepcopy(subnets[0])
+        self._wide = copied("a sub-network", subnets[0])
         self._stacked: dict[str, Tensor] = {}  # (N, ...), views of what the wide network has
-        if not any(type(module) in _CONVOLUTIONS for module in self._wide.modules()):
+        if not any(plain_kind(module) in _CONVOLUTIONS for module in self._wide.modules()):
             raise TypeError("no convolution")
         states = [state_of(subnet) for subnet in subnets]
         trained = {name for name, p in subnets[0].named_parameters() if p.requires_grad}
+        self._buffers = {name for name, _ in subnets[0].named_buffers()}
         for path, module in list(self._wide.named_modules()):
             own = [name for name, _ in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))]
             if not own:
@@ -59,8 +65,11 @@ class ChannelStack(AutogradStack):
             layer = _wide_layer(module, tensors, count, self.memory_format).train(module.training)
             setattr(self._wide.get_submodule(parent), last, layer)
 
-    def parameters(self) -> list[Tensor]:
-        return [p for p in self._stacked.values() if p.requires_grad]
+    def parameters(self) -> dict[str, Tensor]:
+        return {name: p for name, p in self._stacked.items() if p.requires_grad}
+
+    def buffers(self) -> list[Tensor]:
+        return [value for name, value in self._stacked.items() if name in self._buffers]
 
     def __call__(self, x: Tensor, *, is_own: bool = False) -> Tensor:
         assert not is_own
@@ -80,7 +89,7 @@ class PlainChannelStack(ChannelStack):
 def _wide_layer(module: nn.Module, tensors: dict[str, Tensor], count: int, memory: torch.memory_format) -> nn.Module:
     match module:
         case nn.Linear():
-            return _Linear(tensors, count)
+            return _Linear(module, tensors, count)
         case nn.Conv1d() | nn.Conv2d() | nn.Conv3d() if module.padding_mode == "zeros":
             return _Convolution(module, tensors, count, memory)
         case nn.BatchNorm1d() | nn.BatchNorm2d() | nn.BatchNorm3d():
@@ -91,9 +100,18 @@ def _wide_layer(module: nn.Module, tensors: dict[str, Tensor], count: int, memor
 class _Layer(nn.Module):
     """Holds stacked tensors (N, ...), not as parameters of its own: an optimizer may replace their data."""
 
-    def __init__(self, tensors: dict[str, Tensor], count: int) -> None:
+    def __init__(self, module: nn.Module, tensors: dict[str, Tensor], count: int) -> None:
         super().__init__()
         self.tensors, self.count = tensors, count
+        factor = factor_of(module)
+        self.factor = factor if isinstance(factor, float) else 1.0
+
+    def weight(self) -> Tensor:
+        """(N, out, in, ...), as it is read: with the factors of a part's inputs (see `scaled`)."""
+        weight = self.tensors["weight"]
+        if "factor" in self.tensors:
+            return weight * self.tensors["factor"].unsqueeze(1)
+        return weight if self.factor == 1 else weight * self.factor
 
     def wide(self, name: str) -> Tensor | None:
         """A tensor with the networks side by side along its first axis."""
@@ -104,7 +122,7 @@ class _Linear(_Layer):
     """(batch, in) of all, or (batch, N·in), to (batch, N·out)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.tensors["weight"]  # (N, out, in)
+        weight = self.weight()
         if x.shape[-1] == weight.shape[2]:
             return functional.linear(x, weight.flatten(0, 1), self.wide("bias"))
         each = x.view(len(x), self.count, -1).transpose(0, 1)
@@ -118,9 +136,9 @@ class _Convolution(_Layer):
     """(batch, in, ...) of all, or (batch, N·in, ...), to (batch, N·out, ...)."""
 
     def __init__(self, module: Any, tensors: dict[str, Tensor], count: int, memory: torch.memory_format) -> None:
-        super().__init__(tensors, count)
+        super().__init__(module, tensors, count)
         self.memory = memory if isinstance(module, nn.Conv2d) else torch.contiguous_format
-        self.inputs, self.groups, self.call = module.in_channels, module.groups, _CONVOLUTIONS[type(module)]
+        self.inputs, self.groups, self.call = module.in_channels, module.groups, _CONVOLUTIONS[plain_kind(module)]
         self.settings = {"stride": module.stride, "padding": module.padding, "dilation": module.dilation}
 
     def forward(self, x: Tensor) -> Tensor:
@@ -128,7 +146,7 @@ class _Convolution(_Layer):
         if is_shared and self.groups > 1:
             raise TypeError("the first convolution has groups")
         groups = 1 if is_shared else self.count * self.groups
-        weight = self.tensors["weight"].flatten(0, 1)
+        weight = self.weight().flatten(0, 1)
         return self.call(
             x.contiguous(memory_format=self.memory), weight, self.wide("bias"), groups=groups, **self.settings
         ).contiguous(memory_format=self.memory)
@@ -138,7 +156,7 @@ class _BatchNorm(_Layer):
     """Statistics are of a channel alone, so those of N networks are those of N·channels."""
 
     def __init__(self, module: Any, tensors: dict[str, Tensor]) -> None:
-        super().__init__(tensors, 0)
+        super().__init__(module, tensors, 0)
         if module.momentum is None:
             raise TypeError("a cumulative average")
         self.momentum, self.eps, self.tracks = module.momentum, module.eps, module.track_running_stats

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from ..scaled import factor_of, plain_kind, stored
 from ..states import State
 from .stacks import states_of
 
@@ -26,6 +27,7 @@ ELEMENTWISE = (
     nn.Softplus, nn.Softsign, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.LogSigmoid, nn.Identity, nn.Dropout,
 )  # fmt: skip
 """Layers that treat every number alike, so that they run on stacked subnets as they are."""
+_KINDS = ("weight", "bias")
 
 
 class GroupedStack:
@@ -52,8 +54,12 @@ class GroupedStack:
                 self._layers.append(_Elementwise(layers[0]))
         self._tape: list[Any] = []
 
-    def parameters(self) -> list[Tensor]:
-        return [t for layer in self._linear.values() for t in (layer.weight, layer.bias) if t is not None]
+    def parameters(self) -> dict[str, Tensor]:
+        every = [(name, kind, getattr(layer, kind)) for name, layer in self._linear.items() for kind in _KINDS]
+        return {f"{name}.{kind}": tensor for name, kind, tensor in every if tensor is not None}
+
+    def buffers(self) -> list[Tensor]:
+        return []
 
     @torch.no_grad()
     def __call__(self, x: Tensor, *, is_own: bool = False) -> Tensor:
@@ -95,22 +101,31 @@ class _Layer(Protocol):
 
 
 class _Linear:
-    """Weights (N, out, in) and biases (N, out, 1). The first one leaves out the gradient at x, which nobody needs."""
+    """Weights (N, out, in) and biases (N, out, 1). The first one leaves out the gradient at x, which nobody needs.
+
+    The factor of a part's inputs (see `scaled`) goes into the products, which take one for nothing.
+    """
 
     def __init__(self, layers: Sequence[nn.Linear], *, is_first: bool) -> None:
-        self.weight = torch.stack([layer.weight.detach() for layer in layers]).requires_grad_()
+        self.weight = torch.stack([stored(layer, "weight").detach() for layer in layers]).requires_grad_()
         self.bias: Tensor | None = None
         if layers[0].bias is not None:
             self.bias = torch.stack([layer.bias.detach() for layer in layers]).unsqueeze(2).requires_grad_()
-        self._is_first = is_first
+        self._is_first, self._factor = is_first, float(factor_of(layers[0]))
+        assert all(factor_of(layer) == self._factor for layer in layers)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.bmm(self.weight, x) if self.bias is None else torch.baddbmm(self.bias, self.weight, x), x
+        if self.bias is not None:
+            return torch.baddbmm(self.bias, self.weight, x, alpha=self._factor), x
+        out = torch.bmm(self.weight, x)
+        return out if self._factor == 1 else out.mul_(self._factor), x
 
     def backward(self, kept: Tensor, gradient: Tensor) -> Tensor:
-        self.weight.grad = torch.bmm(gradient, kept.transpose(1, 2), out=self.weight.grad)
         if self.bias is not None:
             self.bias.grad = torch.sum(gradient, 2, keepdim=True, out=self.bias.grad)
+        if self._factor != 1:
+            gradient = gradient * self._factor
+        self.weight.grad = torch.bmm(gradient, kept.transpose(1, 2), out=self.weight.grad)
         return gradient if self._is_first else torch.bmm(self.weight.transpose(1, 2), gradient)
 
 
@@ -151,11 +166,14 @@ def is_perceptron(subnet: nn.Module) -> bool:
         return False
     seen_linear = False
     for layer in leaves(subnet):
+        kind = plain_kind(layer)
+        if not isinstance(factor_of(layer), float):  # of each input another: the products take one
+            return False
         is_plain_flatten = type(layer) is nn.Flatten and (layer.start_dim, layer.end_dim) == (1, -1)
         is_front = is_plain_flatten and not seen_linear
-        if type(layer) is not nn.Linear and type(layer) not in ELEMENTWISE and not is_front:
+        if kind is not nn.Linear and kind not in ELEMENTWISE and not is_front:
             return False
-        seen_linear = seen_linear or type(layer) is nn.Linear
+        seen_linear = seen_linear or kind is nn.Linear
     return seen_linear
 
 

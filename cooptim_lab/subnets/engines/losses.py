@@ -44,9 +44,30 @@ def losses_and_gradient(
     if none_ignored and _are_plain_classes(loss, outputs, each_target):
         return _cross_entropy(outputs.detach(), each_target)
     outputs = outputs.detach().requires_grad_()
+    if not _takes_all(loss, outputs, each_target):
+        return _one_after_the_other(loss, outputs, each_target)
     losses = per_subnet_loss(loss, outputs, each_target)
-    (gradient,) = torch.autograd.grad(losses.sum(), outputs, allow_unused=True)
+    (gradient,) = torch.autograd.grad(losses.sum(), outputs)
     return losses.detach(), gradient
+
+
+def _takes_all(loss: Loss, outputs: Tensor, targets: Tensor) -> bool:
+    """Whether one call computes the losses of all."""
+    is_squares = loss is functional.mse_loss and len(outputs) > 1 and outputs.shape == targets.shape
+    return is_squares or _are_plain_classes(loss, outputs, targets)
+
+
+def _one_after_the_other(loss: Loss, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
+    each = list(outputs.unbind())
+    losses = torch.stack([loss(output, target) for output, target in zip(each, targets, strict=True)])
+    gradients = torch.autograd.grad(losses.sum(), each, allow_unused=True)
+    known = [gradient for gradient in gradients if gradient is not None]
+    if not known:
+        return losses.detach(), None
+    if len(known) < len(each):
+        # One that gets no gradient is not to be touched, by momentum or decay; one update for all would.
+        raise RuntimeError("the loss of some is a constant in this batch")
+    return losses.detach(), torch.stack(known)
 
 
 def _are_plain_classes(loss: Loss, outputs: Tensor, targets: Tensor) -> bool:
@@ -75,6 +96,6 @@ def per_subnet_loss(loss: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
     if _are_plain_classes(loss, outputs, targets):
         values = functional.cross_entropy(outputs.flatten(0, 1), targets.flatten(), reduction="none")
         return values.view(len(outputs), -1).sum(1) / (targets != IGNORED_LABEL).sum(1)
-    if loss is functional.mse_loss and len(outputs) > 1 and outputs.shape == targets.shape:
+    if _takes_all(loss, outputs, targets):
         return (outputs - targets).square().flatten(1).mean(1)
     return torch.stack([loss(output, target) for output, target in zip(outputs, targets, strict=True)])

@@ -5,7 +5,6 @@ The loss and the optimizer are not known here, nor which subnets belong together
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ...training.building import copied, trained
 from ..states import State, state_of
 
 
@@ -27,8 +27,11 @@ class Stack(Protocol):
     def __init__(self, subnets: Sequence[nn.Module], members: list[int]) -> None:
         """The subnets, of one architecture, are not changed."""
 
-    def parameters(self) -> list[Tensor]:
-        """What the optimizer updates."""
+    def parameters(self) -> dict[str, Tensor]:
+        """What is trained, by the names that a subnet has for it: (members, ...), or of one by itself its own."""
+
+    def buffers(self) -> list[Tensor]:
+        """What a forward pass may change."""
 
     def __call__(self, x: Tensor, *, is_own: bool = False) -> Tensor:
         """Outputs (members, batch, ...) of a batch (batch, ...); `is_own`: of one of each (members, batch, ...)."""
@@ -72,8 +75,11 @@ class VmapStack(AutogradStack):
         self._shared = torch.vmap(call, in_dims=(0, 0, None), randomness="different")
         self._own = torch.vmap(call, in_dims=(0, 0, 0), randomness="different")
 
-    def parameters(self) -> list[Tensor]:
-        return [p for p in self._parameters.values() if p.requires_grad]
+    def parameters(self) -> dict[str, Tensor]:
+        return {name: p for name, p in self._parameters.items() if p.requires_grad}
+
+    def buffers(self) -> list[Tensor]:
+        return list(self._buffers.values())
 
     def __call__(self, x: Tensor, *, is_own: bool = False) -> Tensor:
         with sdpa_kernel(SDPBackend.MATH):  # the fused kernels of attention have no batching rule
@@ -90,10 +96,13 @@ class SingleStack(AutogradStack):
 
     def __init__(self, subnets: Sequence[nn.Module], members: list[int]) -> None:
         (subnet,), self.members = subnets, members
-        self._subnet = copy.deepcopy(subnet)
+        self._subnet = copied("a sub-network", subnet)
 
-    def parameters(self) -> list[Tensor]:
-        return [p for p in self._subnet.parameters() if p.requires_grad]
+    def parameters(self) -> dict[str, Tensor]:
+        return dict(trained(self._subnet))
+
+    def buffers(self) -> list[Tensor]:
+        return list(self._subnet.buffers())
 
     def __call__(self, x: Tensor, *, is_own: bool = False) -> Tensor:
         return self._subnet(x[0] if is_own else x).unsqueeze(0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ from ..reduction import MEAN, Reduction, find_reduction
 from ..scoring import NOTHING, Meaning, loss_of, read_meaning
 from .alone import see_alone
 from .fit import see_labels, see_loss, see_outputs
-from .learning import Learned, findings, see_learning
+from .learning import Learned, findings, see_learning, shapes_of
 from .sizes import Smallest, check_smallest
 
 
@@ -43,9 +43,9 @@ class Examined:
     findings: tuple[str, ...]
 
     @classmethod
-    def nothing(cls) -> Examined:
-        """Before anything was looked at."""
-        return cls(Meaning(NOTHING), Reduction(MEAN), Learned(), ())
+    def nothing(cls, said: Sequence[str] = ()) -> Examined:
+        """Before the network was looked at; what is to be said already."""
+        return cls(Meaning(NOTHING), Reduction(MEAN), Learned(), tuple(said))
 
 
 def examine(
@@ -70,7 +70,7 @@ def examine(
         One line that names what does not fit.
     """
     copy = copied(what, network)
-    loss = loss_of(task, y)
+    loss, shapes = loss_of(task, y), shapes_of(copy)
     with undisturbed(), torch.enable_grad():
         before = _others()
         outputs = see_outputs(copy, x).detach()
@@ -80,7 +80,7 @@ def examine(
         see_alone(loss, outputs, y)
         meaning = read_meaning(loss, outputs, y, labels)
         reduction = find_reduction(loss, outputs, y, labels)
-        learned = see_learning(task, copy, loss, x, y)
+        learned = see_learning(task, copy, loss, x, y, shapes)
         packed(what, copy)  # what a step leaves in it may be no data
         check_smallest(network, loss, x, y, smallest)
     lines = findings(learned)

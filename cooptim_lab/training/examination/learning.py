@@ -12,10 +12,13 @@ from ...data.values import first_line
 from ...errors import InputError
 from ...task import Task
 from ..building import build_optimizer, trained
+from ..modes import enter_training, has_modes
 from ..scoring import Loss
 
 FEW = 3
 """Names that a line tells."""
+SINGLES = 8
+"""Rows that are tried by themselves."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,8 @@ class Learned:
     ----------
     unused
         Names of parameters that got no gradient.
+    at_times
+        Of those that got none from some single rows: what a step leaves untouched depends on its rows.
     sparse
         Of those that got a sparse one.
     replaced
@@ -36,18 +41,24 @@ class Learned:
         Of parameters that the optimizer does not hold.
     is_still
         Whether no number has changed.
+    has_modes
+        Whether the optimizer holds other weights while it trains than when it is evaluated.
     """
 
     unused: tuple[str, ...] = ()
+    at_times: tuple[str, ...] = ()
     sparse: tuple[str, ...] = ()
     replaced: tuple[str, ...] = ()
     reshaped: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     is_still: bool = False
+    has_modes: bool = False
 
 
-def see_learning(task: Task, network: nn.Module, loss: Loss, x: Tensor, y: Tensor) -> Learned:
-    """Make a step with these rows; the network is changed by it.
+def see_learning(
+    task: Task, network: nn.Module, loss: Loss, x: Tensor, y: Tensor, shapes: Mapping[str, object]
+) -> Learned:
+    """Make a step with these rows; the network is changed by it. `shapes` of its buffers before it was asked anything.
 
     Raises
     ------
@@ -59,10 +70,10 @@ def see_learning(task: Task, network: nn.Module, loss: Loss, x: Tensor, y: Tenso
     rates = [group["lr"] for group in optimizer.param_groups if "lr" in group]
     if task.scheduler is None and rates and not any(bool(rate) for rate in rates):
         raise InputError("optimizer has lr = 0: nothing would be trained; give a rate above 0")
+    enter_training(optimizer)
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     before = {name: p.detach().clone() for name, p in named}
     places = {name: p.data_ptr() for name, p in named}
-    shapes = _shapes(network)
     value = loss(network(x.clone()), y)
     if value.requires_grad:
         value.backward()
@@ -80,15 +91,33 @@ def see_learning(task: Task, network: nn.Module, loss: Loss, x: Tensor, y: Tenso
         raise InputError(f"the optimizer cannot make a step: {first_line(error)}") from error
     return Learned(
         unused,
+        _at_times(network, loss, x, y),
         sparse,
         replaced,
-        tuple(name for name, shape in _shapes(network).items() if shapes.get(name) != shape),
+        tuple(name for name, shape in shapes_of(network).items() if shapes.get(name) != shape),
         tuple(name for name, p in named if id(p) not in held),
         all(torch.equal(p.detach(), before[name]) for name, p in named if p.shape == before[name].shape),
+        has_modes(optimizer),
     )
 
 
-def _shapes(network: nn.Module) -> Mapping[str, object]:
+def _at_times(network: nn.Module, loss: Loss, x: Tensor, y: Tensor) -> tuple[str, ...]:
+    """In evaluation mode, where one row is enough for a norm."""
+    network.eval()
+    named, found = trained(network), set[str]()
+    for row in range(min(SINGLES, len(x))):
+        network.zero_grad(set_to_none=True)
+        try:
+            value = loss(network(x[row : row + 1].clone()), y[row : row + 1])
+            if value.requires_grad:
+                value.backward()
+        except Exception:  # noqa: BLE001 - that a single row is too few is the business of `sizes`
+            return tuple(found)
+        found |= {name for name, p in named if p.grad is None}
+    return tuple(name for name, _ in named if name in found)
+
+
+def shapes_of(network: nn.Module) -> Mapping[str, object]:
     """Of all buffers, those that are None too."""
     return {
         f"{prefix}.{name}".lstrip("."): None if buffer is None else (tuple(buffer.shape), buffer.dtype)
@@ -129,6 +158,20 @@ def refuse_what_lies_flat(learned: Learned, way: str) -> None:
         raise InputError(
             f"{way} keeps buffers as they are, and the model gives {_some(learned.reshaped)} another shape while it "
             "trains: register it with the shape that it will have"
+        )
+
+
+def refuse_modes(learned: Learned, way: str) -> None:
+    """Of ways that send weights: refuse an optimizer that would send others than it is evaluated by.
+
+    Raises
+    ------
+    InputError
+    """
+    if learned.has_modes:
+        raise InputError(
+            f"{way} hands weights from rank to rank, and this optimizer holds others while it trains than it evaluates "
+            "(it has train() and eval()): train the network as it is, or give another optimizer"
         )
 
 
