@@ -45,6 +45,13 @@ def throttling(root: Path) -> Throttling | None:
     return max(every, key=lambda one: one.seconds, default=None)
 
 
+def share_throttled(before: Throttling | None, after: Throttling | None) -> float:
+    """Of the periods between two readings, those in which the quota was used up; 0 where none is known of."""
+    if before is None or after is None or after.periods <= before.periods:
+        return 0.0
+    return max(0, after.throttled - before.throttled) / (after.periods - before.periods)
+
+
 def _group_throttling(group: Path) -> Throttling | None:
     lines = (line.partition(" ") for line in (text(group / "cpu.stat") or "").splitlines())
     stat = {name: number(value) for name, _, value in lines}

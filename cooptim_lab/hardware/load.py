@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from .cgroups import Throttling, quota, throttling
+from .cgroups import Throttling, quota, share_throttled, throttling
 from .cpus import affinity, cores_host, usable
 from .readings import ROOT, text
 
@@ -94,8 +94,7 @@ def between(before: Reading, after: Reading) -> Disturbance:
 def _throttled(before: Throttling | None, after: Throttling | None) -> tuple[float | None, float | None]:
     if before is None or after is None:
         return None, None
-    periods = after.periods - before.periods
-    return max(0, after.throttled - before.throttled) / periods if periods > 0 else 0.0, after.seconds - before.seconds
+    return share_throttled(before, after), after.seconds - before.seconds
 
 
 def _counters(root: Path, where: Collection[int] | None) -> tuple[float | None, float | None]:

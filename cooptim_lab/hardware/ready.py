@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .cgroups import throttling
+from .cgroups import quota
 from .readings import ROOT, text
 
 Waits = Mapping[int, float]
@@ -48,19 +48,16 @@ class Watch:
     def __init__(self, root: Path = ROOT) -> None:
         self._root = root
         self._began, self._cpu, self._waits = time.perf_counter(), time.process_time(), waits(root)
-        self._throttled = throttling(root)
 
     def told(self) -> dict[str, Any]:
         """So far, in seconds: `elapsed`; `cpu`, of all threads; `waiting`, of the thread that waited longest, or None.
 
-        A cgroup whose quota is used up makes its threads wait in the queue too: that is this machine, and nobody's
-        doing, and is taken off. A JSON object.
+        With `quota`, the CPUs' worth that the cgroup allows, or None: threads that have used it up wait in the queue
+        too, and the cgroup's own count of that falls short of it (Linux 6.18). A JSON object.
         """
-        waiting, now = longest(self._waits, waits(self._root)), throttling(self._root)
-        if waiting is not None and now is not None and self._throttled is not None:
-            waiting = max(0.0, waiting - max(0.0, now.seconds - self._throttled.seconds))
         return {
             "elapsed": time.perf_counter() - self._began,
             "cpu": time.process_time() - self._cpu,
-            "waiting": waiting,
+            "waiting": longest(self._waits, waits(self._root)),
+            "quota": quota(self._root),
         }

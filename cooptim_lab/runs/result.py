@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 WAITS_MUCH = 0.1
 """A run whose threads were ready and did not run for a larger share of its time was disturbed. On a quiet machine the
 share is 0.00 to 0.03 (the kernel's and the launcher's own work), beside two busy loops on two CPUs 0.3 to 0.6."""
+USED_UP = 0.8
+"""Of a CPU quota: who uses more of it is held back by it, as it is given out in periods of 0.1 s."""
+SLICE = 0.02
+"""Seconds that are taken off before: a turn or two on the scheduler, which short runs have to spare for anybody."""
 FASTER = 0.8
 """Fewer threads that need no more than this part of the time are faster; a smaller gain is noise."""
 
@@ -58,7 +62,8 @@ class Result:
     """Mean and most of how many steps the weights of a gradient were old; None where that is always 0."""
     ran: tuple[Mapping[str, Any], ...] = ()
     """Of each rank, in order, seconds from the task's opening to the scores: elapsed; cpu, of all its threads; waiting:
-    that a thread was ready and did not run, of the one that waited longest, or None where the system does not tell."""
+    that a thread was ready and did not run, of the one that waited longest; and quota: the CPUs' worth it may use. None
+    where the system does not tell, or sets none."""
     tried: tuple[tuple[int, float], ...] = ()
     """Of the network as it is, before the clock: (threads, seconds a step), its own number of threads first; empty
     where none was tried."""
@@ -99,9 +104,16 @@ class Result:
 
 
 def ready_waiting(ran: Sequence[Mapping[str, Any]]) -> float | None:
-    """The share of its time that the rank which waited longest was ready and did not run; None where unknown."""
+    """The share of its time that the rank which waited longest was ready and did not run; None where unknown.
+
+    And where the ranks have used up their CPU quota: then it is this that they waited for.
+    """
+    used = sum(one["cpu"] / one["elapsed"] for one in ran if one["elapsed"] > 0)
+    if any(one.get("quota") is not None and used > USED_UP * one["quota"] for one in ran):
+        return None
     known = [one for one in ran if one["waiting"] is not None and one["elapsed"] > 0]
-    return max((min(1.0, one["waiting"] / one["elapsed"]) for one in known), default=None)
+    shares = (max(0.0, one["waiting"] - SLICE) / one["elapsed"] for one in known)
+    return max((min(1.0, share) for share in shares), default=None)
 
 
 def slow_by_threads(tried: Sequence[tuple[int, float]]) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from ..hardware import load
 from ..hardware.load import Disturbance, Reading
 from ..runs.result import WAITS_MUCH, Result
+from ..ways import count
 from .rows import is_impossible
 
 OTHERS = 0.1
@@ -49,7 +50,7 @@ def disturbed(seen: Disturbance, results: Sequence[Result], cpus: int) -> str:
             return f"threads were ready and did not run {100 * share:.0f} % of the time"
     for result in results:
         if is_impossible(result.way, result.workers, results[0].seconds / result.seconds):
-            return f"{result.workers} workers seemed to gain more than they can"
+            return f"{count(result.workers, 'worker')} seemed to gain more than there are"
     return ""
 
 

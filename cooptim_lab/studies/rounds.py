@@ -74,7 +74,7 @@ class Rounds(Study[Row, Spec]):
         lost, said = self.repeats - counted, throttled(one.seen for one in self._rounds.values())
         notes = [said] if said else []
         if any(row.trouble == BUSY for row in self.rows):
-            again = f", {self._again} of them twice" if self._again else ""
+            again = ", also when done again" if self._again else ""
             text = f"busy: {lost} of {self.repeats} rounds were disturbed{again}, so there is no P"
             return [*notes, f"{text}: run it when the machine is quiet"]
         if lost:

@@ -99,7 +99,7 @@ def beside_loops(name: str, quiet: list[Run[list[studies.Row]]], loud: list[Run[
 
 
 def without(name: str, quiet: list[Run[list[studies.Row]]]) -> Row:
-    most = MOST_FALSE * max(1, len(quiet) // RUNS)
+    most = MOST_FALSE * len(quiet) // RUNS
     return Row(
         name=f'{name} without them: runs that say "busy"',
         ours=busy(quiet),
@@ -108,7 +108,7 @@ def without(name: str, quiet: list[Run[list[studies.Row]]]) -> Row:
         ratio=busy(quiet) / len(quiet),
         reach=f"<= {most} of {len(quiet)}",
         holds=busy(quiet) <= most,
-        note=f"{seen(quiet)}; rounds done again count as calm where the second was",
+        note=f"{seen(quiet)}; a round that was done again counts as it was then",
     )
 
 

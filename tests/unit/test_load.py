@@ -178,12 +178,8 @@ class TestReady:
         assert told["cpu"] >= 0
         assert Watch(tmp_path / "empty").told()["waiting"] is None
 
-    def test_waiting_for_the_quota_is_nobody_s_doing(self, tmp_path):
-        stat = "sys/fs/cgroup/cpu.stat"
-        root = write(tmp_path, **{stat: "nr_periods 9\nnr_throttled 1\nthrottled_usec 1000000"})
-        watch = Watch(task(root, t7="5000000000 1500000000 3"))
-        write(root, **{stat: "nr_periods 99\nnr_throttled 50\nthrottled_usec 3000000"})
-        task(root, t7="6000000000 3750000000 4")
-        assert watch.told()["waiting"] == 0.25
-        task(root, t7="6000000000 1750000000 4")
-        assert watch.told()["waiting"] == 0
+    def test_the_quota_is_told_with_it(self, tmp_path):
+        root = task(tmp_path, t7="5000000000 1500000000 3")
+        assert Watch(root).told()["quota"] is None
+        write(root, **{"proc/self/cgroup": "0::/", "sys/fs/cgroup/cpu.max": "50000 100000"})
+        assert Watch(root).told()["quota"] == 0.5

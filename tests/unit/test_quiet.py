@@ -10,7 +10,7 @@ import pytest
 from cooptim_lab import InputError, Result
 from cooptim_lab.hardware.load import Disturbance, Reading
 from cooptim_lab.runs.events import Beside, Measured, Note, Phase
-from cooptim_lab.runs.result import WAITS_MUCH, slow_by_threads
+from cooptim_lab.runs.result import SLICE, WAITS_MUCH, ready_waiting, slow_by_threads
 from cooptim_lab.studies.compare import Comparison
 from cooptim_lab.studies.quiet import OTHERS, PATIENCE_SECONDS, STOLEN, Surroundings, disturbed, disturbs, throttled
 from cooptim_lab.studies.rounds import Rounds
@@ -27,7 +27,8 @@ def result(seconds: float = 1.0, waiting: float | None = 0.0, **other) -> Result
     """One training, of which a rank waited this share of its time."""
     fields = {"way": "sharded", "workers": 2, "threads": 1, "options": {"seed": 0}, **other}
     fixed = {"task": "t", "state": "done", "steps": 1, "loss": 0.1, "metric": 0.9, "metric_name": "accuracy"}
-    ran = ({"rank": 0, "elapsed": 2.0, "cpu": 2.0, "waiting": None if waiting is None else 2 * waiting},)
+    waited = None if waiting is None else 2 * waiting + SLICE
+    ran = ({"rank": 0, "elapsed": 2.0, "cpu": 2.0, "waiting": waited},)
     return Result(seconds=seconds, ran=ran, parameters=9, network_bytes=b"", **fixed, **fields)
 
 
@@ -200,7 +201,7 @@ class TestRounds:
         study = play([LOUD])
         assert study.count["as it is"] == 6
         assert study.rows[1].is_busy
-        assert "3 of 3 rounds were disturbed, 3 of them twice" in of(study, Note)[-1].text
+        assert "3 of 3 rounds were disturbed, also when done again" in of(study, Note)[-1].text
 
     def test_one_round(self):
         study = play([LOUD, LOUD], lambda way, number: 18.7 if way == "baseline" else 1.0, repeats=1)
@@ -281,7 +282,12 @@ class TestThreads:
     def test_nothing_to_say(self, tried):
         assert slow_by_threads(tried) == ""
 
+    @pytest.mark.parametrize(("cpu", "share"), [(0.5, None), (0.45, None), (0.2, pytest.approx(0.5))])
+    def test_who_has_used_up_a_quota_has_waited_for_that(self, cpu, share):
+        one = {"elapsed": 2.0, "cpu": cpu, "waiting": 1.0 + SLICE, "quota": 0.5}
+        assert ready_waiting([one, one]) == share
+
     def test_the_share_that_a_rank_waited(self):
-        assert result(waiting=0.25).ready_waiting == 0.25
+        assert result(waiting=0.25).ready_waiting == pytest.approx(0.25)
         assert result(waiting=None).ready_waiting is None
         assert result(waiting=7).ready_waiting == 1
