@@ -32,6 +32,7 @@ from .engines.device import CPU, choose_device
 from .engines.trying import Trial
 from .fuse import FUSIONS, check_alike, check_can_merge, diversity_of
 from .joint import Joint
+from .outlook import why_no_gain
 from .sampling import batches_each, check_rows, rows_each
 from .scaled import settle
 from .split import Division, divide
@@ -58,9 +59,9 @@ def train_subnets(context: Context, task: Task, spec: Subnets) -> Result | None:
 
     def end_epoch(epoch: int) -> bool:
         stop = work.score(recorder, epoch)
-        if not stop and spec.resplit and epoch % spec.resplit == 0 and epoch < spec.apart_epochs:
+        if not stop and spec.deals_every and epoch % spec.deals_every == 0 and epoch < spec.apart_epochs:
             clock.resume()  # dealing anew is part of the way
-            work.deal_anew(epoch // spec.resplit)
+            work.deal_anew(epoch // spec.deals_every)
             clock.stop()
             recorder.restart()
         return stop
@@ -91,7 +92,7 @@ def train_subnets(context: Context, task: Task, spec: Subnets) -> Result | None:
     outputs = torch.stack([work.prepared.outputs(subnet) for subnet in subnets])
     fused_outputs = work.prepared.outputs(network)
     if joint is not None:
-        work.tell_of_merging(joint, fused_outputs, outputs.mean(0))
+        context.report(*telling.of_joining(spec, work.prepared, work.division, joint, fused_outputs, outputs.mean(0)))
     return make_result(
         context,
         task,
@@ -154,12 +155,13 @@ class _Work:
         if self.task.subnet is not None:
             agree(self.context.comm, self._misfit())
         self.device = choose_device(spec.device, self.context.rank)
-        see_handed_over(self.prepared, self._networks[self.mine[0]], self.epoch_batches(0))
-        is_own = spec.data != "all"
-        self._trial = make_trial(self.prepared, self.epoch_batches(0), is_own=is_own, device=self.device)
+        every, is_own = self.epoch_batches(0), spec.data != "all"
+        see_handed_over(self.prepared, self._networks[self.mine[0]], every)
+        self._trial = make_trial(self.prepared, every, is_own=is_own, device=self.device)
         self._choose_engine()
+        self._tell_outlook()
         warm_up(lambda: rehearsal(self._train(self.division.make(self.mine)), spec), self.epoch_batches)
-        self.trainer = self._train(self.division.make(self.mine), steps=spec.epochs * len(self.epoch_batches(0)))
+        self.trainer = self._train(self.division.make(self.mine), steps=spec.epochs * len(every))
         seed_all(derive(spec.seed, self.context.rank))
 
     def step(self, rows: Tensor | Sequence[Tensor]) -> Tensor:
@@ -233,8 +235,7 @@ class _Work:
                 "lower the learning rate, scale the inputs, or look for NaN in the data"
             )
         numbers, subnets = list(sound), list(sound.values())
-        network = FUSIONS[self.spec.fuse](subnets, self.division, numbers)
-        return settle(network), [settle(subnet) for subnet in subnets]
+        return settle(FUSIONS[self.spec.fuse](subnets, self.division, numbers)), [settle(each) for each in subnets]
 
     def see_what_is_handed_over(self) -> None:
         """Whether it computes what was trained; of those that diverged nobody asks."""
@@ -246,15 +247,14 @@ class _Work:
         """How the subnets were trained; `engines` of every rank."""
         if self._why:
             self.context.report(telling.of_the_engine(self._engine, self._why))
-        for note in telling.of_the_training(self.spec, self.division, self.device, engines):
-            self.context.report(note)
+        self.context.report(*telling.of_the_training(self.spec, self.division, self.device, engines))
 
-    def tell_of_merging(self, joint: Joint, merged: Tensor, mean: Tensor) -> None:
-        """By what was reached on the way, and the outputs of the merged network and of its parts."""
-        said = telling.of_the_stages(self.spec, joint.stages, self.prepared.score(merged), joint.lost)
-        is_other = self.division.is_fresh and joint.steps  # what was trained as one is not to be their mean
-        doubt = None if is_other else telling.of_merging(self.prepared, self.division, merged, mean)
-        self.context.report(*said, *([] if doubt is None else [doubt]))
+    def _tell_outlook(self) -> None:
+        """Before the clock, whether there is anything to be gained."""
+        if self.context.is_root and self.spec.joins:
+            parts = self._train(self.division.make(self.mine))
+            if why := why_no_gain(self.prepared, self.spec, self.division, parts, self.epoch_batches(0)[0]):
+                self.context.report(telling.of_no_gain(why))
 
     def _make_networks(self) -> None:
         which = range(self.spec.subnets) if self.context.is_root else self.mine
@@ -282,7 +282,7 @@ class _Work:
         is_own = self.spec.data != "all"
         return Trainer(
             self.prepared, subnets, self._engine, self._trial, steps=steps, is_own=is_own, device=self.device,
-            tell=self._tell_of_failure,
+            tell=self._tell_of_failure, share=self.division.share,
         )  # fmt: skip
 
     def _tell_of_failure(self, why: str) -> None:

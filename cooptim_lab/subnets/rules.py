@@ -21,8 +21,9 @@ _BY_UNIT = (*_BATCH_NORMS, *_INSTANCE_NORMS, *NORMS_OVER_UNITS, nn.GroupNorm, nn
 WITHOUT_RULE = (nn.RNNBase, nn.RNNCellBase, nn.Bilinear, nn.EmbeddingBag, nn.modules.conv._ConvTransposeNd)
 TAKERS = (nn.Linear, *_CONVOLUTIONS)
 """Their outputs may be what everybody sees while their inputs are hidden units."""
-SUMMED = {nn.MultiheadAttention: ("in_proj_weight", "out_proj.weight"), **dict.fromkeys(TAKERS, ("weight",))}
-"""Weights whose second axis, where it runs along units, is one that is summed over."""
+SUMMED = {nn.MultiheadAttention: ("out_proj.weight",), **dict.fromkeys(TAKERS, ("weight",))}
+"""Weights whose second axis, where it runs along units, is one that is summed over, and whose sums are to be kept (see
+`scaled` for queries, keys and values)."""
 ROOTS = (*TAKERS, nn.Embedding, nn.MultiheadAttention)
 """They make units."""
 

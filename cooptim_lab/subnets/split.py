@@ -59,6 +59,11 @@ class Division:
     _own: dict[int, bytes] = field(default_factory=dict, init=False, repr=False, compare=False)
     """What `subnet(i)` made, by its number: it is asked once, so that all that are made of it are the same."""
 
+    @property
+    def share(self) -> float:
+        """What one subnet is of all: where it counts for N, its gradient is one of N that are averaged."""
+        return 1 / self.subnets if self.is_scaled else 1.0
+
     def make(self, which: Iterable[int] | None = None) -> list[nn.Module]:
         """The subnets `which` (default: all), ready to be trained.
 

@@ -15,6 +15,7 @@ from ..training.prepare import Prepared
 from ..training.scoring import Score
 from ..training.spec import Subnets
 from .engines.device import CPU
+from .joint import Joint
 from .split import Division, of_mixed
 
 WORSE = 1.1
@@ -56,7 +57,7 @@ def of_the_training(
     if units is not None and (uneven := [x for x in units.layers if x.size % spec.subnets]):
         sizes = ", ".join(f"layer {layer.name} ({layer.size} {layer.what})" for layer in uneven)
         texts.append(f"{spec.subnets} does not divide {sizes}: the first sub-networks are a little wider")
-    if 0 < spec.resplit >= spec.apart_epochs:
+    if spec.resplit > 0 and spec.resplit >= spec.apart_epochs:
         texts.append(f"resplit = {spec.resplit} of {spec.apart_epochs} epochs: the neurons were not dealt anew")
     notes = [Note(rank=0, text=text) for text in texts]
     if division.mixed:
@@ -65,14 +66,29 @@ def of_the_training(
     return notes
 
 
-def of_the_stages(spec: Subnets, stages: Sequence[tuple[str, Score]], last: Score, lost: str) -> list[Note]:
-    """What merging gave, and what was gained after it: held-out scores; `lost` of a loss that was no longer finite."""
+def of_no_gain(why: str) -> Note:
+    """Of parts that are to be merged, before they train."""
+    return Note(rank=0, text=f"no gain is to be expected: {why}")
+
+
+def of_joining(
+    spec: Subnets, prepared: Prepared, division: Division, joint: Joint, merged: Tensor, mean: Tensor
+) -> list[Note]:
+    """All that is to be said of a merged network, by its outputs and its parts' mean ones on the held-out rows."""
+    notes = _of_the_stages(spec, joint, prepared.score(merged))
+    is_other = division.is_fresh and joint.steps  # what was trained as one is not to be their mean
+    doubt = None if is_other else of_merging(prepared, division, merged, mean)
+    return notes if doubt is None else [*notes, doubt]
+
+
+def _of_the_stages(spec: Subnets, joint: Joint, last: Score) -> list[Note]:
+    """What merging gave, and what was gained after it."""
     epochs = "1 epoch" if spec.joint_epochs == 1 else f"{spec.joint_epochs} epochs"
-    if lost:
-        text = f"{lost} as one network: it is handed over as it was merged; polish = 0 leaves that out"
+    if joint.lost:
+        text = f"{joint.lost} as one network: it is handed over as it was merged; polish = 0 leaves that out"
         return [Note(rank=0, text=text)]
-    told = [f"{after} {_told(score)}" for after, score in stages]
-    if spec.joint_epochs and told:
+    told = [f"{after} {_told(score)}" for after, score in joint.stages]
+    if joint.steps and told:
         told.append(f"trained as one for {epochs} {_told(last)}")
     if not told:
         return []

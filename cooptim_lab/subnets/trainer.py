@@ -40,6 +40,8 @@ class Trainer:
         What was found out about stacks of such subnets, and is found out.
     steps
         Of the whole training, for the scheduler; 0: of a trial, which has none.
+    share
+        By which their gradients are multiplied (see `stepping.StackedStep`).
     device
         Where they train; what comes out of this class is on the CPU again.
     tell
@@ -55,6 +57,7 @@ class Trainer:
         *,
         steps: int = 0,
         is_own: bool = False,
+        share: float = 1.0,
         device: torch.device = CPU,
         tell: Callable[[str], None] | None = None,
     ) -> None:
@@ -72,7 +75,8 @@ class Trainer:
         # One network by itself is trained as the plain loop does it, bit for bit.
         is_flat = self._is_flat and (len(stacks) > 1 or stacks[0].engine != "separate")
         pairs = [(each, Updater(each, self._rules, is_flat=is_flat)) for each in stacks]
-        self._made = StackedStep(pairs, loss_on(prepared.loss_function, device), x, y, take_apart=self._take_apart)
+        loss = loss_on(prepared.loss_function, device)
+        self._made = StackedStep(pairs, loss, x, y, take_apart=self._take_apart, share=share)
         self.step: Step[Tensor | Sequence[Tensor]] = self._made
         is_steady = self._is_flat and not is_scheduled
         if device != CPU and is_steady and all(can_capture(updater.optimizer) for _, updater in pairs):

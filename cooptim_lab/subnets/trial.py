@@ -83,7 +83,7 @@ def rehearsal(trainer: Trainer, spec: Subnets) -> Step[Tensor | Sequence[Tensor]
 
     def step(rows: Tensor | Sequence[Tensor]) -> Tensor:
         losses = trainer.step(rows)
-        if spec.resplit:
+        if spec.deals_every:
             trainer.memory()
         return losses
 

@@ -8,6 +8,7 @@ How units are found is not known here (`finding`), nor what the parts are for.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -157,6 +158,17 @@ class Units:
             if axis is not None:
                 found[name] = of_layers[axis.layer[axis.kept(part)]]  # -1 is the last
         return {name: factor for name, factor in found.items() if bool((factor != 1).any())}
+
+    def fewest(self, part: Part) -> tuple[str, int]:
+        """Of all sums over a part's units the shortest: whose weight, and over how many numbers."""
+        found = []
+        for name in sorted(self.summed):
+            axis = self.axes.get(name, {}).get(1)
+            if axis is not None:
+                kept, shape = axis.kept(part), self.model.get_parameter(name).shape
+                found.append((int((axis.layer[kept] >= 0).sum()) * shape[2:].numel(), name))
+        count, name = min(found, default=(sys.maxsize, ""))
+        return name, count
 
     def cut(self, state: State, part: Part) -> dict[str, Tensor]:
         """Of tensors shaped as the network's (its own, or an optimizer's), what a part has: copies."""

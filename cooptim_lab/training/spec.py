@@ -47,6 +47,8 @@ USED_BY = {
     "outer_momentum": ("diloco",),
 }
 """Options that only some of the ways to aggregate have a use for."""
+DEALS = 4
+"""How often neurons are dealt, where nobody says and they are to be merged: every epoch is no better, and slower."""
 POLISHED = 0.2
 """Of the epochs, where nobody says: the share that trains the merged network as one (`Subnets.polish`)."""
 COMPRESSIONS = {"bf16": "", "topk": "0.01", "powersgd": "4"}
@@ -135,7 +137,9 @@ class Subnets(Spec):
     way: ClassVar[str] = "subnets"
     subnets: int = subnets_option()
     split: str = option("replicas", "fresh narrow copies, or its own hidden units", choices=("replicas", "neurons"))
-    resplit: int = option(0, "deal the neurons anew every so many epochs; 0: never", at_least=0)
+    resplit: int = option(
+        -1, "deal the neurons anew every so many epochs; 0: never; -1: four deals if they are merged", at_least=-1
+    )
     fuse: str = option("mean", "how N networks become one", choices=("mean", "vote", "soup", "merge"))
     polish: int = option(
         -1, "of the epochs, the last ones that train merged neurons as one network; 0: none; -1: a fifth", at_least=-1
@@ -151,8 +155,20 @@ class Subnets(Spec):
 
     @property
     def is_scaled(self) -> bool:
-        """Whether a part's units count for those that it has not, while it trains."""
-        return self.split == "neurons" and self.fuse == "merge"
+        """Whether a part's units count for those that it has not. Measured: it helps every way to fuse them."""
+        return self.split == "neurons"
+
+    @property
+    def joins(self) -> bool:
+        """Whether parts of the network itself become one network again."""
+        return self.split == "neurons" and self.fuse == "merge" and self.subnets > 1
+
+    @property
+    def deals_every(self) -> int:
+        """After how many epochs the neurons are dealt anew; 0: never. Only parts that are merged gain by it."""
+        if self.resplit >= 0:
+            return self.resplit
+        return -(-self.apart_epochs // DEALS) if self.joins else 0
 
     @property
     def joint_epochs(self) -> int:
@@ -161,7 +177,7 @@ class Subnets(Spec):
             return 0
         if self.polish >= 0:
             return self.polish
-        return round(self.epochs * POLISHED) if self.split == "neurons" else 0
+        return round(self.epochs * POLISHED) if self.joins else 0
 
     @property
     def apart_epochs(self) -> int:
@@ -170,7 +186,7 @@ class Subnets(Spec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.resplit and self.split != "neurons":
+        if self.resplit > 0 and self.split != "neurons":
             raise InputError(f"resplit = {self.resplit}: only neurons can be dealt anew; add split = neurons")
         if self.polish > 0 and self.fuse != "merge":
             raise InputError(f"polish = {self.polish}: only a merged network can be trained as one; add fuse = merge")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import time
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from cooptim_lab.comm.context import Context
 from cooptim_lab.programs import train_baseline, train_subnets
 from cooptim_lab.runs.events import Note, Points
 from cooptim_lab.subnets import joint as joint_module
+from cooptim_lab.subnets import outlook
 from cooptim_lab.subnets.finding import find_units
 from cooptim_lab.subnets.joint import MERGED, Joint
 from cooptim_lab.subnets.scaled import Scaled, scale, settle
@@ -123,7 +125,6 @@ class TestHowPartsCount:
             (
                 "transformer",
                 {
-                    "encoder.self_attn.in_proj_weight",
                     "encoder.self_attn.out_proj.weight",
                     "encoder.linear1.weight",
                     "encoder.linear2.weight",
@@ -170,7 +171,7 @@ class TestHowPartsCount:
 
 @pytest.mark.parametrize("name", ["perceptron", "convolutional", "residual", "transformer"])
 @pytest.mark.parametrize("subnets", [2, 3])  # by 3 not all layers can be divided
-def test_every_engine_counts_alike(name, subnets):
+def test_every_engine_counts_alike(name, subnets, monkeypatch):
     model, _ = make(name)
     data = torch.randn(40, 64, dtype=torch.float64), torch.arange(40) % 10
     spec = {"subnets": subnets, "epochs": 2, "batch": 8, "polish": 0}
@@ -188,8 +189,9 @@ def test_every_engine_counts_alike(name, subnets):
     for a, b in zip((*one.subnets, one.network), (*other.subnets, other.network), strict=True):
         for mine, its in zip(state_of(a).values(), state_of(b).values(), strict=True):
             assert (mine - its).abs().max() < 1e-8
+    monkeypatch.setattr(Subnets, "is_scaled", False)
     unscaled, _ = run(
-        Subnets(**spec, split="neurons", resplit=1, engine="separate"),
+        merging(**spec, engine="separate"),
         Task(model=model, data=data, optimizer=lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9)),
     )
     pairs = zip(unscaled.subnets[0].parameters(), one.subnets[0].parameters(), strict=True)
@@ -263,8 +265,6 @@ class TestPolish:
             step = plain(*arguments, **options)
 
             def slowed(rows):
-                import time
-
                 time.sleep(0.05)
                 return step(rows)
 
@@ -321,6 +321,8 @@ class TestPolish:
             merging(polish=-2)
 
     def test_nobody_says_how_long(self):
+        assert [merging(epochs=epochs, resplit=-1).deals_every for epochs in (1, 5, 20, 60)] == [1, 1, 4, 12]
+        assert Subnets(split="neurons").deals_every == 0  # only what is merged gains by it
         assert [merging(epochs=epochs).joint_epochs for epochs in (1, 2, 5, 20)] == [0, 0, 1, 4]
         assert Subnets(fuse="merge").joint_epochs == 0  # merged replicas are their mean
         assert Subnets(fuse="merge", polish=3).joint_epochs == 3
@@ -332,6 +334,58 @@ class TestPolish:
         assert ", its norms re-estimated " in said
         assert ", trained as one for 1 epoch " in said
         assert not [text for text in notes(run(merging(subnets=1), task())[1]) if "merged" in text]
+
+
+class TestOutlook:
+    """What is said before the clock of parts that are to be merged."""
+
+    def said(self, width, **changed):
+        digits = torch.randn(200, 64), torch.arange(200) % 10
+        wide = nn.Sequential(nn.Linear(64, width), nn.ReLU(), nn.Linear(width, 10))
+        _, events = run(merging(**{"epochs": 2, **changed}), task(model=wide, data=digits))
+        first = next(i for i, event in enumerate(events) if isinstance(event, Points))
+        foretold = [event.text for event in events[:first] if isinstance(event, Note)]
+        return [text for text in foretold if text.startswith("no gain is to be expected: ")]
+
+    def test_too_narrow(self):
+        (text,) = self.said(124)
+        assert "2.weight sums over 31 numbers" in text
+        assert "fewer sub-networks" in text
+        assert not [text for text in self.said(128) if "sums over" in text]
+        assert not [text for text in self.said(62, subnets=2) if "sums over 62" in text]
+
+    def test_the_shortest_sum_counts(self):
+        model, x = make("convolutional")
+        units = find_units(model, x)
+        assert units.fewest(units.deal(2)[1]) == ("second.weight", 4 * 9)
+        model, x = make("residual")  # of [h, x] only what is hidden
+        units = find_units(model, x)
+        assert units.fewest(units.deal(3)[2]) == ("last.weight", 5)
+
+    def test_too_slow(self, monkeypatch):
+        plain = outlook.plain_step
+
+        def slow(*arguments, **options):
+            step = plain(*arguments, **options)
+
+            def slowed(rows):
+                time.sleep(0.05)
+                return step(rows)
+
+            return slowed
+
+        monkeypatch.setattr(outlook, "FEWEST", 1)
+        monkeypatch.setattr(outlook, "GAIN", 0.0)
+        (text,) = self.said(128)
+        assert "a step of the parts of one rank takes" in text
+        assert "more workers" in text
+        monkeypatch.setattr(outlook, "GAIN", 0.8)
+        monkeypatch.setattr(outlook, "plain_step", slow)
+        assert not self.said(128)
+
+    def test_others_are_not_asked(self):
+        for changed in ({"fuse": "mean"}, {"split": "replicas", "resplit": -1}, {"subnets": 1}):
+            assert not self.said(16, **changed)
 
 
 class TestNorms:

@@ -34,6 +34,8 @@ class StackedStep:
     ----------
     take_apart
         What to do with a stack that fails; None: raise.
+    share
+        By which gradients are multiplied: 1/N where each subnet stands for N (see `scaled`).
 
     Attributes
     ----------
@@ -42,9 +44,16 @@ class StackedStep:
     """
 
     def __init__(
-        self, pairs: Sequence[Pair], loss: Loss, x: Tensor, y: Tensor, *, take_apart: TakeApart | None = None
+        self,
+        pairs: Sequence[Pair],
+        loss: Loss,
+        x: Tensor,
+        y: Tensor,
+        *,
+        take_apart: TakeApart | None = None,
+        share: float = 1.0,
     ) -> None:
-        self._x, self._y, self._take_apart = x, y, take_apart
+        self._x, self._y, self._take_apart, self._share = x, y, take_apart, share
         self._loss, self._none_ignored = plain_loss(loss), not (y == IGNORED_LABEL).any()
         self._lanes: list[list[Pair]] = [[pair] for pair in pairs]
         self._members: dict[Stack, Tensor] = {}
@@ -95,6 +104,8 @@ class StackedStep:
         losses, gradient = losses_and_gradient(
             self._loss, outputs, self._y[chosen], is_own=is_own, none_ignored=self._none_ignored
         )
+        if gradient is not None and self._share != 1:
+            gradient = gradient * self._share
         if gradient is None or not stack.overwrites_gradients:
             updater.zero_grad()
         if gradient is not None:
