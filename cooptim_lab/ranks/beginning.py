@@ -1,9 +1,10 @@
 """When a job has begun: what tells a rank that died at rest from one that its program has ended.
 
 Every rank of the launch says so (`wire.Begun`) as soon as it hears of the job, before it runs it, and also one that has
-no part in it. What ranks print and report is held back until all have, about a millisecond. So a rank that is lost
-without having said so died at rest: the user has seen nothing of the job, and it can be run again as if it had never
-been. A program that ends its own rank, be it in its first line, had begun there.
+no part in it. What ranks print and note is held back until all have, about a millisecond; the points of curves are
+not, and are told to be void (`Resumed`) where they were for nothing. So a rank that is lost without having said so died
+at rest: nothing that the user has seen of the job stays, and it can be run again as if it had never been. A program
+that ends its own rank, be it in its first line, had begun there.
 
 What follows from a loss is not decided here.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Set
 
-from ..runs.events import Event
+from ..runs.events import Event, Note, Output, Resumed
 from ..runs.run import Run
 
 
@@ -22,7 +23,8 @@ class Beginning:
     def __init__(self, run: Run, ranks: int) -> None:
         self._run, self._ranks = run, ranks
         self._begun: set[int] = set()
-        self._held: list[tuple[int | None, Event]] = []
+        self._held: list[tuple[int | None, Output | Note]] = []
+        self._has_reported = False
 
     def on(self, rank: int) -> None:
         """It has begun on a rank."""
@@ -35,11 +37,12 @@ class Beginning:
         return sorted(gone - self._begun)
 
     def show(self, rank: int | None, event: Event) -> None:
-        """Post an event to the run, now or when the job has begun."""
-        if len(self._begun) == self._ranks:
-            self._run.post(event)
-        else:
+        """Post an event to the run; what is printed or noted, now or when the job has begun."""
+        if isinstance(event, Output | Note) and len(self._begun) < self._ranks:
             self._held.append((rank, event))
+            return
+        self._has_reported = True
+        self._run.post(event)
 
     def show_held(self, died: Collection[int] = ()) -> None:
         """What was held back. Where ranks have died at rest only their last words, which cannot be the job's own."""
@@ -47,3 +50,5 @@ class Beginning:
             if not died or rank in died:
                 self._run.post(event)
         self._held.clear()
+        if died and self._has_reported:
+            self._run.post(Resumed(rank=0, step=0, epoch=0.0))

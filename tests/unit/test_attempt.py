@@ -16,7 +16,7 @@ from cooptim_lab.ranks.launch import Launch
 from cooptim_lab.ranks.mailbox import Lost, Printed
 from cooptim_lab.ranks.parcel import Parcel, Sender
 from cooptim_lab.ranks.wire import Aside, Begun, Failed, Finished, Happened, Hello, Start
-from cooptim_lab.runs.events import Note, Output
+from cooptim_lab.runs.events import Note, Output, Points, Resumed
 
 HERE = 7
 """The job."""
@@ -81,6 +81,13 @@ def test_nothing_is_shown_before_every_rank_has_begun():
     _, run, _ = passage((0, Begun(HERE)), (0, NOTE), (0, Printed("stdout", "too\n")), *late)
     assert run.result == [0, 1]
     assert said(run) == ["seen", "too\n", "then"]
+
+
+def test_points_are_shown_at_once_and_void_where_they_were_for_nothing():
+    points = Happened(HERE, (Points(curve="loss", x=(1.0,), y=(2.0,)),))
+    for end, kinds in (((1, Lost()), [Points, Resumed]), ((1, Begun(HERE)), [Points])):
+        _, run, _ = passage((0, Begun(HERE)), (0, points), end, value(0), value(1))
+        assert [type(each) for each in run.log.since(0) if isinstance(each, Points | Resumed)] == kinds
 
 
 def test_ranks_that_have_no_part_are_asked_too_and_kept_waiting_for_by_none():
