@@ -14,6 +14,11 @@ from cooptim_lab.runs.events import Event
 from tests.support import PATIENCE_SECONDS
 
 
+@pytest.fixture(autouse=True)
+def undisturbed(calm: None) -> None:
+    """What a run says is not to hang on what else this machine does."""
+
+
 @pytest.fixture
 def submit() -> Callable[..., Run[list[Any]]]:
     """`submit(pool, program, workers=2, is_cooperative=True, rescue=None, **arguments)`: a run of the ranks' values."""

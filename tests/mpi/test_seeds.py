@@ -11,7 +11,7 @@ from cooptim_lab.runs.events import Note
 from cooptim_lab.studies.rows import Row, verdict
 from tests.support import PATIENCE_SECONDS, refused
 
-pytestmark = [pytest.mark.mpi, pytest.mark.usefixtures("calm")]
+pytestmark = pytest.mark.mpi
 
 
 def test_three_rows_with_mean_and_spread_and_a_verdict(pool):

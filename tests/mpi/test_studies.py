@@ -12,7 +12,7 @@ from cooptim_lab.runs import store
 from cooptim_lab.runs.events import Ended, Measured, Note, Phase, Points, Progress, Started
 from tests.support import PATIENCE_SECONDS, refused, wait_until
 
-pytestmark = [pytest.mark.mpi, pytest.mark.usefixtures("calm")]
+pytestmark = pytest.mark.mpi
 ENDLESS = 1_000_000  # epochs: ends only by being stopped
 
 
