@@ -9,7 +9,7 @@ How units are found is not known here (`finding`), nor what the parts are for.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -107,6 +107,8 @@ class Units:
     widths: dict[str, Axis] = field(default_factory=dict)
     takers: set[str] = field(default_factory=set)
     summed: set[str] = field(default_factory=set)
+    _chosen: dict[tuple[int, str], tuple[Part, tuple[Tensor, ...]]] = field(default_factory=dict, repr=False)
+    """What `_index` found since the last deal; the part is kept, so that no other can have its id."""
 
     @cached_property
     def mixes_units(self) -> bool:
@@ -126,6 +128,7 @@ class Units:
         if not self.layers and parts > 1:
             raise InputError(f"the model has no hidden layer to split: {OFFER}")
         dealt: list[list[Tensor]] = [[] for _ in range(parts)]
+        self._chosen.clear()
         for layer in self.layers:
             if parts > layer.size:
                 raise InputError(
@@ -175,7 +178,7 @@ class Units:
         cut = {}
         for name, value in state.items():
             axes = self.axes.get(name, {})
-            cut[name] = (value[self._index(value, axes, part)] if axes else value).clone()
+            cut[name] = value[self._index(name, value, part)] if axes else value.clone()
         return cut
 
     def join(self, whole: State, states: Sequence[State], parts: Sequence[Part]) -> dict[str, Tensor]:
@@ -190,7 +193,7 @@ class Units:
             if not axes:
                 value.copy_(mean_of(states, name))
                 continue
-            indices = [self._index(value, axes, part) for part in parts]
+            indices = [self._index(name, value, part) for part in parts]
             if any(axis.is_of_units_only for axis in axes.values()):  # no number is in two parts
                 for state, index in zip(states, indices, strict=True):
                     value[index] = state[name]
@@ -206,8 +209,13 @@ class Units:
         """Of a weight that turns hidden units into what everybody sees, which of its inputs are hidden; else None."""
         return self.axes[name][1].layer >= 0 if name in self.takers and 0 not in self.axes[name] else None
 
-    @staticmethod
-    def _index(value: Tensor, axes: Mapping[int, Axis], part: Part) -> tuple[Tensor, ...]:
+    def _index(self, name: str, value: Tensor, part: Part) -> tuple[Tensor, ...]:
         """Selects what a part has, for indexing: an open grid."""
+        known = self._chosen.get((id(part), name))
+        if known is not None:
+            return known[1]
+        axes = self.axes[name]
         kept = [axes[axis].kept(part) if axis in axes else torch.arange(n) for axis, n in enumerate(value.shape)]
-        return tuple(index.view(-1, *[1] * (len(kept) - 1 - axis)) for axis, index in enumerate(kept))
+        index = tuple(each.view(-1, *[1] * (len(kept) - 1 - axis)) for axis, each in enumerate(kept))
+        self._chosen[id(part), name] = part, index
+        return index

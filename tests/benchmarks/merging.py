@@ -107,8 +107,8 @@ CASES = (
     Case("CNN with BatchNorm, 16 channels", lambda: Convolutional(16)),
     Case("residual with projection, 512", lambda: Residual(512)),
     Case("residual with projection, 64", lambda: Residual(64)),
-    Case("two-headed transformer, 128", lambda: Transformer(128, 2), subnets=2, epochs=10),
-    Case("two-headed transformer, 64", lambda: Transformer(64, 2), subnets=2, epochs=10),
+    Case("two-headed transformer, 128", lambda: Transformer(128, 2), subnets=2),
+    Case("two-headed transformer, 64", lambda: Transformer(64, 2), subnets=2),
     Case("regression 10-512-1", lambda: regression(512), diabetes),
     Case("regression 10-64-1", lambda: regression(64), diabetes),
 )
