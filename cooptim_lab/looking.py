@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from .comm.context import Context
 from .errors import InputError
+from .preparing.building import count_parameters, trained
+from .preparing.examination import undisturbed
+from .preparing.modes import evaluating
+from .preparing.prepare import Prepared, prepare
 from .subnets.finding import find_units
 from .task import Task
-from .training.building import count_parameters, trained
-from .training.examination import undisturbed
-from .training.modes import evaluating
-from .training.prepare import Prepared, prepare
 
 SCORES = {
     "classes": "accuracy: the largest output is the class",

@@ -14,17 +14,17 @@ import torch
 from torch import Tensor, nn
 
 from .comm.context import Context
+from .preparing.building import trained
+from .preparing.modes import enter_training, leave_training
+from .preparing.prepare import prepare
+from .preparing.seeds import seed_all
 from .runs.result import Result
 from .shards.program import train_sharded
 from .subnets.program import train_subnets
 from .subnets.shrinking import shrink
 from .task import Task
-from .training.building import trained
 from .training.loop import Clock, Step, batches, fit, plain_step
-from .training.modes import enter_training, leave_training
-from .training.prepare import prepare
 from .training.reporting import make_recorder, make_result, record_score, tell_findings, warm_up
-from .training.seeds import seed_all
 from .training.spec import Baseline, Sharded, Spec, Subnets
 from .training.stepping import make_scheduler
 from .training.threads import try_threads

@@ -1,7 +1,7 @@
 """Task: what is trained. Model, data, loss, optimizer, metric, and if wanted the sub-networks.
 
 A task is a description. It is made in the kernel, travels to the ranks by value and is turned into tensors there
-(`training.prepare`), so this module imports no torch: what can be checked without it is checked here, the rest there.
+(`preparing.prepare`), so this module imports no torch: what can be checked without it is checked here, the rest there.
 """
 
 from __future__ import annotations

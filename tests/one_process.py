@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from cooptim_lab import Task
 from cooptim_lab.data.holding import hold_out
+from cooptim_lab.preparing.building import build_model
 from cooptim_lab.shards.deal import deal, shard_batches
-from cooptim_lab.training.building import build_model
 from cooptim_lab.training.spec import Sharded
 
 

@@ -6,15 +6,15 @@ import torch
 
 from cooptim_lab import Task
 from cooptim_lab.comm.context import Context
+from cooptim_lab.preparing.building import trained
+from cooptim_lab.preparing.modes import has_modes, leave_training
+from cooptim_lab.preparing.prepare import prepare
 from cooptim_lab.programs import train_subnets
 from cooptim_lab.runs.events import Note
 from cooptim_lab.subnets.sampling import batches_each
 from cooptim_lab.subnets.split import divide
 from cooptim_lab.subnets.states import state_of
-from cooptim_lab.training.building import trained
 from cooptim_lab.training.loop import plain_step
-from cooptim_lab.training.modes import has_modes, leave_training
-from cooptim_lab.training.prepare import prepare
 from cooptim_lab.training.spec import Subnets
 from cooptim_lab.training.stepping import make_scheduler
 from tests.networks import make

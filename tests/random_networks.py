@@ -22,9 +22,9 @@ from torch.nn import functional as F
 
 from cooptim_lab import InputError, Task
 from cooptim_lab.comm.context import Context
+from cooptim_lab.preparing.prepare import prepare
 from cooptim_lab.programs import train_baseline, train_sharded, train_subnets
 from cooptim_lab.training.loop import batches
-from cooptim_lab.training.prepare import prepare
 from cooptim_lab.training.spec import Baseline, Sharded, Subnets
 from tests.one_process import distance, train_alone
 

@@ -25,11 +25,11 @@ from ..data.holding import hold_out
 from ..data.rows import Rows, open_rows
 from ..errors import InputError
 from ..hardware import allowed_cpus
+from ..preparing.building import build_model
+from ..preparing.scoring import loss_of
 from ..runs.events import Progress
 from ..shards.aggregate import Replica, Settings, make_aggregator
 from ..task import Task
-from ..training.building import build_model
-from ..training.scoring import loss_of
 from .formulas import WAYS
 from .links import Calibration, Compute, Link
 

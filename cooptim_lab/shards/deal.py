@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..preparing.seeds import derive
 from ..training.cutting import shard
-from ..training.seeds import derive
 
 DEALS = ("order", "shuffle", "stratify")
 """The ways of dealing rows to shards, see `deal`."""

@@ -10,11 +10,11 @@ import torch
 from ..comm.context import Context
 from ..comm.objects import allgather, barrier
 from ..comm.timeline import Timeline
+from ..preparing.seeds import derive, seed_all
 from ..runs.result import Result
 from ..task import Task
 from ..training.loop import Clock, fit
 from ..training.reporting import make_recorder, make_result, record_score, tell_findings
-from ..training.seeds import derive, seed_all
 from ..training.spec import Sharded
 from .aggregate.synchronous import AllReduce, Synchronous
 from .batchnorm import average_buffers

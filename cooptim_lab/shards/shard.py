@@ -17,15 +17,15 @@ from ..comm.objects import agreed, allgather, bcast
 from ..data.holding import hold_out
 from ..data.rows import Rows, keep, open_rows, what_draws
 from ..errors import InputError
+from ..preparing.building import build_model, packed, unpacked
+from ..preparing.examination import Examined, examine, undisturbed
+from ..preparing.examination.learning import refuse_modes, refuse_what_lies_flat
+from ..preparing.examination.sizes import Smallest, smallest_batch
+from ..preparing.held_out import HeldOut
+from ..preparing.modes import put
+from ..preparing.scoring import Loss, loss_of
+from ..preparing.seeds import seed_all
 from ..task import Task
-from ..training.building import build_model, packed, unpacked
-from ..training.examination import Examined, examine, undisturbed
-from ..training.examination.learning import refuse_modes, refuse_what_lies_flat
-from ..training.examination.sizes import Smallest, smallest_batch
-from ..training.held_out import HeldOut
-from ..training.modes import put
-from ..training.scoring import Loss, loss_of
-from ..training.seeds import seed_all
 from ..training.spec import Sharded
 from .batchnorm import ALONE, AS_IT_IS, normalises_by_batch, normalising
 from .deal import Deal, SharedBatch, deal, shard_batches

@@ -13,10 +13,10 @@ from ..comm.context import Context
 from ..comm.objects import allgather
 from ..comm.timeline import Timeline
 from ..errors import InputError
+from ..preparing.building import unpacked
+from ..preparing.modes import put
+from ..preparing.reduction import MEAN, SUM
 from ..task import Task
-from ..training.building import unpacked
-from ..training.modes import put
-from ..training.reduction import MEAN, SUM
 from ..training.spec import Sharded, read_compress
 from .aggregate import Aggregator, Replica, Settings, make_aggregator
 from .aggregate.base import Outcome

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from ..data.values import first_line
 from ..errors import InputError
-from ..training.building import copied
-from ..training.examination.alone import leaves
+from ..preparing.building import copied
+from ..preparing.examination.alone import leaves
 from .rules import ROOTS, TAKERS, WITHOUT_RULE, along, summed_by, width_of
 from .units import OFFER, Axis, Layer, Units
 

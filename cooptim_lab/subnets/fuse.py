@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import InputError
-from ..training.building import copied
-from ..training.prepare import Prepared
-from ..training.reduction import MEAN
+from ..preparing.building import copied
+from ..preparing.prepare import Prepared
+from ..preparing.reduction import MEAN
 from .split import Division, of_mixed
 from .states import mean_of, state_of
 

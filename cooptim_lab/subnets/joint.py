@@ -17,12 +17,12 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..comm.context import Context
-from ..training.building import trained
+from ..preparing.building import trained
+from ..preparing.modes import leave_training, put
+from ..preparing.prepare import Prepared
+from ..preparing.scoring import Score
 from ..training.loop import Clock, batches, fit, plain_step
-from ..training.modes import leave_training, put
-from ..training.prepare import Prepared
 from ..training.reporting import make_recorder, record_score
-from ..training.scoring import Score
 from ..training.spec import Subnets
 from ..training.stepping import make_scheduler
 from .engines.device import CPU

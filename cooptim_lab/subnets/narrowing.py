@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from ..training.building import copied
+from ..preparing.building import copied
 
 
 def narrowed(model: nn.Module, tensors: Mapping[str, Tensor], widths: Mapping[str, int]) -> nn.Module:

@@ -19,10 +19,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from ..training.building import copied
-from ..training.examination import undisturbed
-from ..training.modes import put
-from ..training.seeds import seed_all
+from ..preparing.building import copied
+from ..preparing.examination import undisturbed
+from ..preparing.modes import put
+from ..preparing.seeds import seed_all
 from .units import NORMS_OVER_UNITS, Axis, Part, Units
 
 TOLERANCE, TOLERANCE_SINGLE = 1e-6, 1e-3

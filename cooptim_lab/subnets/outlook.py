@@ -10,11 +10,11 @@ import time
 
 from torch import Tensor
 
-from ..training.building import copied, trained
-from ..training.examination import undisturbed
+from ..preparing.building import copied, trained
+from ..preparing.examination import undisturbed
+from ..preparing.modes import put
+from ..preparing.prepare import Prepared
 from ..training.loop import Step, plain_step
-from ..training.modes import put
-from ..training.prepare import Prepared
 from ..training.spec import Subnets
 from .sampling import rows_each
 from .split import Division

@@ -17,14 +17,14 @@ from ..comm.context import Context
 from ..comm.objects import agree, allgather, barrier, bcast, gather
 from ..data.values import first_line
 from ..errors import InputError
+from ..preparing.examination.learning import refuse_what_lies_flat
+from ..preparing.prepare import Prepared, prepare
+from ..preparing.seeds import derive, seed_all
 from ..runs.result import Result
 from ..task import Task
 from ..training.cutting import shard
-from ..training.examination.learning import refuse_what_lies_flat
 from ..training.loop import Clock, Recorder, fit
-from ..training.prepare import Prepared, prepare
 from ..training.reporting import make_recorder, make_result, record_score, tell_findings, warm_up
-from ..training.seeds import derive, seed_all
 from ..training.spec import Subnets
 from . import telling
 from .dealing import cut_memory, put_together

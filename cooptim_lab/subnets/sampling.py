@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..preparing.seeds import derive
 from ..training.cutting import shard
 from ..training.loop import batches
-from ..training.seeds import derive
 from ..training.spec import Subnets
 
 ORDER, SAMPLE = 1, 2

@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ..preparing.building import build_model, count_parameters
 from ..task import Task
-from ..training.building import build_model, count_parameters
 from .finding import find_units
 from .narrowing import initialise
 from .units import Units

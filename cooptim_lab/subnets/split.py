@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 from ..data.values import first_line
 from ..errors import InputError
+from ..preparing.building import build_model, copied, packed, unpacked
+from ..preparing.examination import undisturbed
+from ..preparing.modes import put
+from ..preparing.seeds import derive, seed_all
 from ..task import Task
-from ..training.building import build_model, copied, packed, unpacked
-from ..training.examination import undisturbed
-from ..training.modes import put
-from ..training.seeds import derive, seed_all
 from .finding import find_units
 from .narrowing import initialise
 from .oracle import find_mixed

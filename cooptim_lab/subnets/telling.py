@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..preparing.prepare import Prepared
+from ..preparing.scoring import Score
 from ..runs.events import Note
-from ..training.prepare import Prepared
-from ..training.scoring import Score
 from ..training.spec import Subnets
 from .engines.device import CPU
 from .joint import Joint

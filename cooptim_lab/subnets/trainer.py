@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from ..data.values import first_line
-from ..training.building import copied
+from ..preparing.building import copied
+from ..preparing.modes import has_modes
+from ..preparing.prepare import Prepared
 from ..training.loop import Step
-from ..training.modes import has_modes
-from ..training.prepare import Prepared
 from ..training.stepping import make_scheduler
 from .engines.captured import CapturedStep, can_capture
 from .engines.device import CPU

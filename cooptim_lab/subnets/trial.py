@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..training.building import copied
-from ..training.examination import undisturbed
+from ..preparing.building import copied
+from ..preparing.examination import undisturbed
+from ..preparing.modes import put
+from ..preparing.prepare import Prepared
+from ..preparing.seeds import seed_all
 from ..training.loop import Step
-from ..training.modes import put
-from ..training.prepare import Prepared
-from ..training.seeds import seed_all
 from ..training.spec import Subnets
 from .engines.device import CPU
 from .engines.trying import TOLERANCE, Trial

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from ..comm.context import Report
 from ..errors import InputError
+from ..preparing.seeds import derive
 from ..runs.events import Event, Points, Progress
-from .seeds import derive
 from .stepping import clip
 
 Batch = TypeVar("Batch", contravariant=True)

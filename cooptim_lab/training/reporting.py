@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 from ..comm.context import Context
+from ..preparing.building import count_parameters, packed
+from ..preparing.modes import put
+from ..preparing.scoring import Score
 from ..runs.events import Note
 from ..runs.result import Result
 from ..task import Task
-from .building import count_parameters, packed
 from .loop import Recorder, Step
-from .modes import put
-from .scoring import Score
 from .spec import Spec
 
 WARM_UP_STEPS = 5

@@ -60,7 +60,7 @@ def plain_loop(context: Context) -> float:
     import torch
     from torch.nn.functional import cross_entropy
 
-    from cooptim_lab.training.prepare import prepare
+    from cooptim_lab.preparing.prepare import prepare
 
     prepared = prepare(digits())
     seconds = []

@@ -11,8 +11,8 @@ from torch import nn
 
 from cooptim_lab import Task, digits
 from cooptim_lab.data.datasets import digits_rows
-from cooptim_lab.training import prepare as module
-from cooptim_lab.training.building import build_model
+from cooptim_lab.preparing import prepare as module
+from cooptim_lab.preparing.building import build_model
 from tests.benchmarks.rows import REPEATS, Row
 from tests.networks import Convolutional, Transformer
 

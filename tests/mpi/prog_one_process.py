@@ -207,7 +207,7 @@ for name, kind in KINDS.items():
 
 # Breakage: of a loss that divides by something else, parts weighed by their rows are another training.
 if size > 1:
-    from cooptim_lab.training import reduction
+    from cooptim_lab.preparing import reduction
 
     known = reduction.Reduction.weight
     for name, kind in KINDS.items():

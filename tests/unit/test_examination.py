@@ -16,15 +16,15 @@ from torch.utils.data import Dataset, IterableDataset
 
 from cooptim_lab import Task
 from cooptim_lab.comm.context import Context
+from cooptim_lab.preparing.building import copied
+from cooptim_lab.preparing.examination import undisturbed
+from cooptim_lab.preparing.prepare import prepare
+from cooptim_lab.preparing.reduction import MEAN, SUM, WEIGHTED, find_reduction
+from cooptim_lab.preparing.scoring import CLASSES, HALF, NOTHING, SIGN, read_meaning
 from cooptim_lab.programs import train_baseline, train_sharded, train_subnets
 from cooptim_lab.runs.events import Note
 from cooptim_lab.task import misspelt
-from cooptim_lab.training.building import copied
-from cooptim_lab.training.examination import undisturbed
 from cooptim_lab.training.loop import batches
-from cooptim_lab.training.prepare import prepare
-from cooptim_lab.training.reduction import MEAN, SUM, WEIGHTED, find_reduction
-from cooptim_lab.training.scoring import CLASSES, HALF, NOTHING, SIGN, read_meaning
 from cooptim_lab.training.spec import Baseline, Sharded, Subnets
 from tests.support import SoloComm, refused
 

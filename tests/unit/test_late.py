@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from cooptim_lab.training.reduction import MEAN, Reduction
+from cooptim_lab.preparing.reduction import MEAN, Reduction
 from tests.plain import DECAYING, EXACT, SCHEDULES, X, Y, alone, by_dimensions, distance, run, task
 from tests.support import refused
 
@@ -98,7 +98,7 @@ def test_a_loss_that_is_a_constant_for_some_touches_only_the_others():
 
     given = task(loss=loss, optimizer=DECAYING["AdamW"])
     with pytest.MonkeyPatch.context() as patch:  # that it divides by something else in some batches is not the matter
-        patch.setattr("cooptim_lab.training.examination.find_reduction", lambda *given: Reduction(MEAN))
+        patch.setattr("cooptim_lab.preparing.examination.find_reduction", lambda *given: Reduction(MEAN))
         for data in ("all", "bootstrap"):
             result, _ = run(given, data=data, epochs=4)
             assert distance(alone(given, data=data, epochs=4), result.subnets) < EXACT

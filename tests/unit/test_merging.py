@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from cooptim_lab import Task
 from cooptim_lab.comm.context import Context
+from cooptim_lab.preparing.prepare import prepare
 from cooptim_lab.programs import train_baseline, train_subnets
 from cooptim_lab.runs.events import Note, Points
 from cooptim_lab.subnets import joint as joint_module
@@ -23,7 +24,6 @@ from cooptim_lab.subnets.scaled import Scaled, scale, settle
 from cooptim_lab.subnets.split import divide
 from cooptim_lab.subnets.states import state_of
 from cooptim_lab.training.loop import Clock, batches, plain_step
-from cooptim_lab.training.prepare import prepare
 from cooptim_lab.training.spec import Baseline, Subnets
 from tests.networks import NETWORKS, make
 from tests.support import SoloComm, refused

@@ -13,8 +13,8 @@ from torch.nn.utils import prune
 from torch.utils.data import Dataset, TensorDataset
 
 from cooptim_lab import Task
-from cooptim_lab.training.building import build_model, build_optimizer, count_parameters
-from cooptim_lab.training.prepare import prepare
+from cooptim_lab.preparing.building import build_model, build_optimizer, count_parameters
+from cooptim_lab.preparing.prepare import prepare
 from tests.support import refused
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -12,10 +12,10 @@ from torch.nn import functional
 
 from cooptim_lab import Task
 from cooptim_lab.comm.context import Context
+from cooptim_lab.preparing.prepare import prepare
 from cooptim_lab.programs import train_baseline, train_sharded, train_subnets
 from cooptim_lab.runs.events import Note, Points, Progress
 from cooptim_lab.training.loop import batches
-from cooptim_lab.training.prepare import prepare
 from cooptim_lab.training.spec import Baseline, Sharded, Subnets
 from tests.support import SoloComm, refused
 

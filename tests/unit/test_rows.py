@@ -16,7 +16,7 @@ from cooptim_lab import Task
 from cooptim_lab.data import rows as module
 from cooptim_lab.data.holding import hold_out
 from cooptim_lab.data.rows import ArrayRows, Form, TensorRows, open_rows
-from cooptim_lab.training.prepare import prepare
+from cooptim_lab.preparing.prepare import prepare
 from tests.support import refused, run_python
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
+from cooptim_lab.preparing.prepare import prepare
 from cooptim_lab.programs import train_baseline
 from cooptim_lab.subnets.engines import updating
 from cooptim_lab.subnets.trainer import Trainer
-from cooptim_lab.training.prepare import prepare
 from cooptim_lab.training.spec import Baseline
 from tests.networks import make
 from tests.plain import DECAYING, EXACT, SCHEDULES, alone, by_dimensions, distance, run, some_with_momentum, task

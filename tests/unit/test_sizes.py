@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from cooptim_lab.errors import InputError
-from cooptim_lab.training.examination.sizes import check_smallest, smallest_batch
+from cooptim_lab.preparing.examination.sizes import check_smallest, smallest_batch
 
 X, Y = torch.randn(12, 4, generator=torch.Generator().manual_seed(0)), torch.arange(12) % 3
 

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from cooptim_lab import Task, digits
 from cooptim_lab.comm.context import Context
+from cooptim_lab.preparing.prepare import prepare
 from cooptim_lab.programs import train_baseline, train_subnets
 from cooptim_lab.runs.events import Note, Points
 from cooptim_lab.subnets.fuse import FUSIONS, VoteFusion, diversity
@@ -20,7 +21,6 @@ from cooptim_lab.subnets.split import divide
 from cooptim_lab.subnets.states import state_of
 from cooptim_lab.subnets.telling import of_merging
 from cooptim_lab.subnets.trainer import Trainer
-from cooptim_lab.training.prepare import prepare
 from cooptim_lab.training.spec import Baseline, Subnets
 from tests.networks import NETWORKS, make
 from tests.support import SoloComm, refused

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import InputError
+from ...preparing.building import build_optimizer, remade, trained
 from ...task import Task
-from ...training.building import build_optimizer, remade, trained
 from ...training.optimizers import is_elementwise, use_fused
 from ...training.stepping import clip_flat, make_scheduler
 

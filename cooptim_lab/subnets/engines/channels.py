@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ...training.building import copied
+from ...preparing.building import copied
 from ..scaled import factor_of, plain_kind
 from ..states import State, state_of
 from .stacks import AutogradStack, states_of

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ...training.scoring import IGNORED_LABEL
+from ...preparing.scoring import IGNORED_LABEL
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ...training.building import copied, trained
+from ...preparing.building import copied, trained
 from ..states import State, state_of
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ...training.scoring import IGNORED_LABEL
+from ...preparing.scoring import IGNORED_LABEL
 from .losses import Loss, losses_and_gradient, plain_loss
 from .stacks import Stack
 from .updating import Updater

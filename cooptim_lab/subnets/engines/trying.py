@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ...training.building import copied, trained
+from ...preparing.building import copied, trained
 from .losses import Loss, losses_and_gradient, plain_loss
 from .stacks import Stack, VmapStack
 

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...training.building import remade
-from ...training.modes import has_modes
+from ...preparing.building import remade
+from ...preparing.modes import has_modes
 from ...training.optimizers import is_elementwise, use_fused
 from ...training.stepping import NO_DIVISION_BY_ZERO, clip
 from .stacks import Stack
