@@ -53,8 +53,7 @@ def train_subnets(context: Context, task: Task, spec: Subnets) -> Result | None:
     tell_findings(context, prepared.findings)
     work = _Work(context, prepared, task, spec)
     work.begin()
-    clock = Clock()
-    rows = rows_each(len(work.prepared.x), spec)
+    clock, rows = Clock(), rows_each(len(work.prepared.x), spec)
     recorder = make_recorder(context, [f"subnet {i}" for i in work.mine], rows, spec, may_diverge=work.leave_out)
 
     def end_epoch(epoch: int) -> bool:
