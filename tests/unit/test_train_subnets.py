@@ -84,7 +84,8 @@ class TestNeurons:
 
     def test_it_learns_and_what_nobody_has_stays(self):
         model = network()
-        result, _ = run(Subnets(subnets=2, split="neurons", fuse="merge", epochs=3, polish=0), task(model=model))
+        spec = Subnets(subnets=2, split="neurons", resplit=0, fuse="merge", epochs=3, polish=0)
+        result, _ = run(spec, task(model=model))
         weight, before = result.network[2].weight, model[2].weight
         assert 0.4 < float((weight == before).double().mean()) < 0.6  # between units of different parts: half of them
         assert not same(result.network, model)
