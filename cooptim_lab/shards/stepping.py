@@ -71,7 +71,7 @@ class ShardStep:
             raise InputError(f"in epoch {self.done // self._per_epoch + 1}: {error}") from error
 
     def _loss_of(self, part: SharedBatch) -> Callable[[], Tensor] | None:
-        if len(part.rows):
+        if part.rows.numel():  # less than half the time of len(): every microsecond of a step counts
             return lambda: self._of_rows(part)
         return None if self._over_ranks is None else self._of_none
 
@@ -86,6 +86,9 @@ class ShardStep:
         return self.aggregator.step(self._loss_of(part), mine / whole if whole else part.weight, stop)
 
     def _of_rows(self, part: SharedBatch) -> Tensor:
+        if self._over_ranks is None:
+            x, y = self._rows.take(part.rows)
+            return self._loss(self._model(x), y)
         return self._loss(*self._outputs(part))
 
     def _outputs(self, part: SharedBatch) -> tuple[Tensor, Tensor]:

@@ -72,6 +72,7 @@ class Replica:
         self.gradient = torch.zeros_like(self.weights)
         self.control = self.gradient[-CONTROL:].numpy()
         self._touched = self.gradient[self.count : -CONTROL]
+        self._may_be_untouched = bool(unused)
         self._weight = torch.ones((), dtype=self.weights.dtype)
         self._weight_now = 1.0
         optimizer = build_optimizer(task, self.parameters, names)
@@ -122,13 +123,13 @@ class Replica:
         """Let the optimizer make the gradient a step."""
         if self._clip is not None:
             clip_flat(self.gradient[: self.count], self._clip)
-        if len(self._touched):
+        if self._may_be_untouched:
             for p, view, times in zip(self.parameters, self.views(self.gradient), self._touched.tolist(), strict=True):
                 p.grad = view if times else None
         self.optimizer.step()
         if self.scheduler is not None:
             self.scheduler.step()
-        if len(self._touched):
+        if self._may_be_untouched:
             for p, view in zip(self.parameters, self.views(self.gradient), strict=True):
                 p.grad = view
 
