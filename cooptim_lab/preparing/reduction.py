@@ -72,10 +72,12 @@ def find_reduction(loss: Loss, outputs: Tensor, y: Tensor, labels: Tensor) -> Re
     first, again = ask.whole(), ask.whole()
     if math.isfinite(first) and not math.isclose(first, again, rel_tol=TOLERANCE, abs_tol=TOLERANCE):
         raise InputError("loss gives two values for the same outputs and labels: let it draw nothing at random")
-    if len(ask.rows) < 2 or not math.isfinite(ask.whole()):
+    if len(ask.rows) < 2:
         return Reduction(MEAN)
     weights = None if y.is_floating_point() else _weights(ask, torch.unique(labels))
     found = weights or Reduction(MEAN)
+    if not math.isfinite(first):  # the labels of these rows are all ignored, or it has no value: no rows to compare by
+        return found
     singles = [ask.of([row]) for row in ask.rows]
     counts = [found.weight(ask.y[row : row + 1]) for row in ask.rows]
     mean = sum(w * value for w, value in zip(counts, singles, strict=True) if w) / (sum(counts) or 1)

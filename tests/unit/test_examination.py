@@ -180,6 +180,14 @@ def test_what_a_loss_divides_by_is_found(loss, shape, y, divided):
         assert joined == pytest.approx(float(loss(outputs, y)), rel=1e-5)
 
 
+def test_what_a_loss_divides_by_is_found_where_the_rows_at_hand_have_no_label_that_counts():
+    y = torch.full((12,), -100)
+    found = find_reduction(
+        lambda o, y: F.cross_entropy(o, y, ignore_index=-100), torch.randn(12, 3), y, torch.tensor([-100, 0, 1, 2])
+    )
+    assert (found.kind, found.weights.tolist()) == (WEIGHTED, [0, 1, 1, 1])
+
+
 @every_way
 @pytest.mark.parametrize("loss", [nn.MSELoss(), lambda o, y: ((o - y) ** 2).mean()])
 def test_a_loss_that_broadcasts_is_refused(program, spec, loss):
