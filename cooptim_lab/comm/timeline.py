@@ -1,14 +1,15 @@
 """Where the time of a sharded run goes: computing, communicating, waiting for others; for every rank.
 
-While it trains, a rank only notes when it came to a collective call and when it left it: two readings of a clock. Now
-and then all exchange what they noted. A rank waited from when it came until the last one came that the call needs; the
-rest of the call is communication; whatever is outside of calls is computing. Clocks of different hosts are set by a few
-messages at the beginning.
+While it trains, a rank only notes when it came to a collective call and when it left it: two readings of a clock, as
+plain numbers, which the garbage collector need not look through. Now and then all exchange what they noted. A rank
+waited from when it came until the last one came that the call needs; the rest of the call is communication; whatever is
+outside of calls is computing. Clocks of different hosts are set by a few messages at the beginning.
 """
 
 from __future__ import annotations
 
 import time
+from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -50,7 +51,7 @@ class Timeline:
         self.comm, self.rank, self.size = comm, comm.Get_rank(), comm.Get_size()
         self.totals = np.zeros((self.size, 5))
         self._offset = agree_on_time(comm)
-        self._marks: list[tuple[float, float, str]] = []
+        self._times, self._kinds = array("d"), list[str]()  # of every call: when it came and when it left; its kind
         self._steps = 0
         self._sent = 0
         self._direct = [0.0, 0.0]  # communication and waiting that a rank knows by itself
@@ -62,7 +63,9 @@ class Timeline:
     def called(self, began: float, kind: str, sent: int) -> None:
         """After a call to which this rank came at `began` (perf_counter); `kind` says who waits for whom."""
         if not self._is_paused:
-            self._marks.append((began, time.perf_counter(), kind))
+            self._times.append(began)
+            self._times.append(time.perf_counter())
+            self._kinds.append(kind)
             self._sent += sent
 
     def spent(self, communication: float = 0.0, waiting: float = 0.0, sent: int = 0) -> None:
@@ -93,19 +96,18 @@ class Timeline:
 
     def restart(self) -> None:
         """Forget what was: warming up does not count."""
-        self._marks, self._steps, self._sent, self._direct = [], 0, 0, [0.0, 0.0]
+        self._forget()
         self.totals[:], self._apart[:] = 0, 0
         self._elapsed, self._since = 0.0, time.perf_counter()
         self._told = self._since
 
     def share(self) -> list[Share]:
         """Collective, after as many calls on every rank: on rank 0, what each rank spent since the last time."""
-        mine = np.array([(came - self._offset, left - self._offset) for came, left, _ in self._marks])
-        kinds = [kind for *_, kind in self._marks]
-        times = gather(self.comm, mine.reshape(-1, 2))
+        kinds = self._kinds
+        times = gather(self.comm, np.array(self._times).reshape(-1, 2) - self._offset)
         own = gather(self.comm, np.array([self._steps, self._take_elapsed(), *self._direct, self._sent]))
         apart = gather(self.comm, self._apart)
-        self._marks, self._steps, self._sent, self._direct = [], 0, 0, [0.0, 0.0]
+        self._forget()
         self._apart[:] = 0
         if times is None or own is None or apart is None:
             return []
@@ -128,6 +130,11 @@ class Timeline:
         share = Share(self.rank, steps, compute, communication, waiting, sent)
         self._apart += _numbers(share)
         return share
+
+    def _forget(self) -> None:
+        """What was noted has been told."""
+        self._times, self._kinds = array("d"), []
+        self._steps, self._sent, self._direct = 0, 0, [0.0, 0.0]
 
     def _take_elapsed(self) -> float:
         now = time.perf_counter()

@@ -87,7 +87,7 @@ class _Training:
         self.recorder.add(self.aggregator.settle())
         self.recorder.flush()
         seconds = max(allgather(context.comm, self.clock.stop()))
-        tell_times(context, self.timeline.share(), self.aggregator.staleness)
+        tell_times(context.report, self.timeline.share(), self.aggregator.staleness)
         return self._result(seconds, finished)
 
     def step(self, part: SharedBatch) -> Sequence[float]:
@@ -95,9 +95,9 @@ class _Training:
         losses, self._agreed_to_stop, shares = self.shard_step.take(part, self.context.stopping())
         self.shard_step.done += 1
         if shares:
-            tell_times(self.context, self.timeline.share(), self.aggregator.staleness)
+            tell_times(self.recorder.say, self.timeline.share(), self.aggregator.staleness)
         elif self.aggregator.tells_alone and self.timeline.is_due:
-            tell_times(self.context, [self.timeline.tell()], self.aggregator.staleness)
+            tell_times(self.context.report, [self.timeline.tell()], self.aggregator.staleness)
         if self.saving.is_due(self.shard_step.done):
             self._save()
         return losses
@@ -119,7 +119,9 @@ class _Training:
             if score is not None:
                 record_score(self.recorder, epoch, score)
             # A rank whose way does not meet at every step may have heard of the wish alone.
-            return any(allgather(self.context.comm, self._agreed_to_stop or self._wishes_to_stop()))
+            agreed = any(allgather(self.context.comm, self._agreed_to_stop or self._wishes_to_stop()))
+            barrier(self.context.comm)  # one that slept, waiting for rank 0's score, is awake when the clock goes on
+            return agreed
 
     def _wishes_to_stop(self) -> bool:
         return self.context.stopping() and not isinstance(self.aggregator, Synchronous)

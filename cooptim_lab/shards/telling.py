@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from ..comm.context import Context
+from ..comm.context import Context, Report
 from ..comm.objects import allgather
 from ..comm.timeline import Share, Timeline
 from ..runs.events import Event, Note, Spent, Stale
@@ -17,13 +17,13 @@ from .batchnorm import AS_IT_IS, SHARED
 SPENT = ("steps", "compute", "communication", "waiting", "sent")
 
 
-def tell_times(context: Context, shares: Sequence[Share], staleness: tuple[float, int] | None) -> None:
+def tell_times(report: Report, shares: Sequence[Share], staleness: tuple[float, int] | None) -> None:
     """What ranks spent since the last time; `staleness` as `Aggregator.staleness` has it."""
     events: list[Event] = [Spent(rank=share.rank, **{name: getattr(share, name) for name in SPENT}) for share in shares]
     if events and staleness is not None:
         events.append(Stale(rank=0, mean=staleness[0], most=staleness[1]))
     if events:
-        context.report(*events)
+        report(*events)
 
 
 def breakdown(timeline: Timeline, hosts: Sequence[str]) -> tuple[dict[str, Any], ...]:

@@ -24,7 +24,7 @@ from .picture import Picture
 from .plots import mime_bundle
 from .tables import Table
 
-REFRESH_SECONDS = 0.25  # as often as ranks tell of their steps
+REFRESH_SECONDS = 0.5  # as often as ranks tell of their steps
 
 
 class Interrupted(KeyboardInterrupt):
