@@ -1,8 +1,8 @@
 """The merged network becomes one: its norms see the data, and it is trained as one for a while.
 
 Parts knew nothing of each other. What their BatchNorms have seen is what their own units give, and what one learned is
-not what the others left to learn. Both are mended on rank 0, while the clock runs; the others have nothing to do. How
-parts were made and merged is not known here.
+not what the others left to learn. Both are mended on rank 0, while the clock runs, with the threads of all ranks, which
+have nothing to do. How parts were made and merged is not known here.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ from ..training.loop import Clock, batches, fit, plain_step
 from ..training.reporting import make_recorder, record_score
 from ..training.spec import Subnets
 from ..training.stepping import make_scheduler
+from ..training.threads import with_threads
 from .engines.device import CPU
+from .outlook import Outlook
 from .states import fill, state_of
 
 MERGED = "merged"
@@ -51,6 +53,7 @@ class Joint:
     spec: Subnets
     network: nn.Module
     clock: Clock
+    outlook: Outlook | None = None
     device: torch.device = CPU
     stages: list[tuple[str, Score]] = field(default_factory=list)
     steps: int = 0
@@ -117,16 +120,17 @@ class Joint:
             record_score(recorder, epoch, self._score(optimizer))
             return self.context.stopping() or bool(self.lost)
 
-        finished = fit(
-            step,
-            lambda epoch: batches(len(x), spec.batch, spec.seed, epoch),
-            spec.epochs,
-            recorder=recorder,
-            clock=self.clock,
-            stopping=self.context.stopping,
-            end_epoch=end_epoch,
-            start=(first, 0),
-        )
+        with with_threads(torch.get_num_threads() if self.outlook is None else self.outlook.threads):
+            finished = fit(
+                step,
+                lambda epoch: batches(len(x), spec.batch, spec.seed, epoch),
+                spec.epochs,
+                recorder=recorder,
+                clock=self.clock,
+                stopping=self.context.stopping,
+                end_epoch=end_epoch,
+                start=(first, 0),
+            )
         leave_training(optimizer)
         self.network.to(CPU)
         self.steps = recorder.steps - first * each

@@ -7,20 +7,25 @@ from __future__ import annotations
 
 import statistics
 import time
+from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
+from ..comm.context import Context
+from ..comm.objects import allgather, barrier
+from ..hardware import allowed_cpus
 from ..preparing.building import copied, trained
 from ..preparing.examination import undisturbed
 from ..preparing.modes import put
 from ..preparing.prepare import Prepared
 from ..training.loop import Step, plain_step
 from ..training.spec import Subnets
+from ..training.threads import with_threads
 from .sampling import rows_each
 from .split import Division
 from .states import state_of
 from .trainer import Trainer
-from .trial import TRIAL_WARM_UP, TRIALS
 
 FEWEST = 32
 """Numbers that a sum in a part has at the least: with 16 the merged network stays points below the network as it is,
@@ -28,19 +33,56 @@ also where it is polished; with 32 it is within a point."""
 QUANTITIES = 3
 """Weights, and two that Adam remembers of each."""
 GAIN = 0.8
-"""Of the seconds of the network as it is: a few steps foretell them within a fifth."""
+"""Of the seconds of the network as it is."""
+MORE = 1.1
+"""What a few steps of both foretell was 0.04 to 0.13 too little: a training makes other ones too."""
+TRIALS, TURNS, MOST_SECONDS = 7, 25, 0.2
+"""Steps at the least, and at the most in that time."""
 
 
-def why_no_gain(prepared: Prepared, spec: Subnets, division: Division, trainer: Trainer, rows: Tensor) -> str:
-    """What speaks against it; "" where nothing does.
+@dataclass(frozen=True)
+class Outlook:
+    """What is foreseen, on rank 0.
+
+    Attributes
+    ----------
+    why
+        What speaks against merging; "" where nothing does.
+    threads
+        With how many rank 0 makes a step of the whole network soonest, while the others keep still.
+    """
+
+    why: str
+    threads: int
+
+
+def foresee(
+    context: Context, prepared: Prepared, spec: Subnets, division: Division, parts: Trainer, rows: Tensor
+) -> Outlook | None:
+    """By some steps of the parts and of the network; None on the other ranks. Collective.
 
     Parameters
     ----------
-    trainer
-        Of this rank's parts; it is used up.
+    parts
+        This rank's; they are used up.
     rows
         Of a batch (batch,), or one of each part (parts, batch).
     """
+    with undisturbed():  # all ranks at the same time: as they train, they have the machine in common
+        seconds = max(allgather(context.comm, _seconds(parts.step, rows)))
+    threads = min(context.threads * context.size, allowed_cpus())  # which the network has where it trains as it is
+    found = _weigh(prepared, spec, division, _first(rows), seconds, threads) if context.is_root else None
+    barrier(context.comm)  # the others have kept still
+    return found
+
+
+def _weigh(prepared: Prepared, spec: Subnets, division: Division, rows: Tensor, parts: float, threads: int) -> Outlook:
+    times = {count: _whole_seconds(prepared, division, rows, count) for count in (torch.get_num_threads(), threads)}
+    best = min(times, key=lambda count: times[count])
+    return Outlook(_why(prepared, spec, division, parts, times[best]), best)
+
+
+def _why(prepared: Prepared, spec: Subnets, division: Division, parts: float, whole: float) -> str:
     assert division.units is not None
     name, count = division.units.fewest(division.parts[-1])
     if count < FEWEST:
@@ -49,19 +91,16 @@ def why_no_gain(prepared: Prepared, spec: Subnets, division: Division, trainer: 
             "learn to fit together: give fewer sub-networks, or a wider network"
         )
     with undisturbed():
-        network = put(copied("the model", division.model), training=True)
-        named = trained(network)
-        optimizer = prepared.optimizer([p for _, p in named], [n for n, _ in named])
-        whole = _seconds(plain_step(network, optimizer, prepared.loss_function, prepared.x, prepared.y), _first(rows))
-        parts = _seconds(trainer.step, rows)
         dealing = _deal_seconds(division)
     steps, steps_apart = (-(-each // spec.batch) for each in (len(prepared.x), rows_each(len(prepared.x), spec)))
     deals = -(-spec.apart_epochs // (spec.deals_every or spec.apart_epochs))
     needed = spec.apart_epochs * steps_apart * parts + spec.joint_epochs * steps * whole + (deals - 1) * dealing
-    if needed > GAIN * spec.epochs * steps * whole:
+    foretold = MORE * needed / (spec.epochs * steps * whole)
+    if foretold > GAIN:
         return (
-            f"a step of the parts of one rank takes {parts * 1e3:.2g} ms, dealing them anew {dealing * 1e3:.2g} ms, a "
-            f"step of the network {whole * 1e3:.2g} ms: give more workers, or a wider network"
+            f"it would take about {foretold:.2f} of the seconds of the network as it is (a step of the parts of one "
+            f"rank {parts * 1e3:.2g} ms, dealing them anew {dealing * 1e3:.2g} ms, a step of the network "
+            f"{whole * 1e3:.2g} ms): give more workers, or a wider network"
         )
     return ""
 
@@ -83,11 +122,20 @@ def _deal_seconds(division: Division) -> float:
     return time.perf_counter() - began
 
 
+def _whole_seconds(prepared: Prepared, division: Division, rows: Tensor, threads: int) -> float:
+    """Of a step of the network as it is."""
+    with undisturbed(), with_threads(threads):
+        network = put(copied("the model", division.model), training=True)
+        named = trained(network)
+        optimizer = prepared.optimizer([p for _, p in named], [n for n, _ in named])
+        return _seconds(plain_step(network, optimizer, prepared.loss_function, prepared.x, prepared.y), rows)
+
+
 def _seconds(step: Step[Tensor], rows: Tensor) -> float:
-    """Of one of several, the median."""
-    seconds = []
-    for _ in range(TRIAL_WARM_UP + TRIALS):
+    """Of one of several, as it takes when all that it needs is at hand: the lower quartile."""
+    seconds = list[float]()
+    while len(seconds) < TRIALS or (len(seconds) < TURNS and sum(seconds) < MOST_SECONDS):
         began = time.perf_counter()
         step(rows).sum().item()  # a GPU's work is done only when its value is there
         seconds.append(time.perf_counter() - began)
-    return statistics.median(seconds[TRIAL_WARM_UP:])
+    return statistics.quantiles(seconds)[0]

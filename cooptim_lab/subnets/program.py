@@ -1,7 +1,6 @@
 """The program of the way `subnets`: divide, train at the same time, fuse: y = f(x) = 1/N Σ f_i(x).
 
-It says what happens when, and on which rank. How a network is cut, a step is made and parts are joined is not known
-here, nor what else a rank may be asked to run.
+It says what happens when, and on which rank. How a network is cut, a step is made and parts are joined is not known.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from .engines.device import CPU, choose_device
 from .engines.trying import Trial
 from .fuse import FUSIONS, check_alike, check_can_merge, diversity_of
 from .joint import Joint
-from .outlook import why_no_gain
+from .outlook import Outlook, foresee
 from .sampling import batches_each, check_rows, rows_each
 from .scaled import settle
 from .split import Division, divide
@@ -79,7 +78,7 @@ def train_subnets(context: Context, task: Task, spec: Subnets) -> Result | None:
     fused = work.fuse()
     joint = None
     if fused is not None and spec.fuse == "merge":
-        joint = Joint(context, work.prepared, spec, fused[0], clock, work.device)
+        joint = Joint(context, work.prepared, spec, fused[0], clock, work.outlook, work.device)
         finished = joint.make(finished, is_exact=work.division.is_fresh or spec.subnets == 1)
     seconds = max(allgather(context.comm, clock.stop()))
     work.see_what_is_handed_over()
@@ -128,6 +127,8 @@ class _Work:
     _said: str = ""
     """Of the first subnet that diverged."""
     device: torch.device = CPU
+    outlook: Outlook | None = None
+    """Of merging, on rank 0."""
     _trial: Trial = field(init=False)
     _failed: bool = False
     """Whether a stack failed and was taken apart."""
@@ -150,7 +151,8 @@ class _Work:
             check_can_merge(self.division)
         if spec.fuse == "soup":
             check_alike(self.division.make())
-        self._make_networks()
+        which = range(spec.subnets) if self.context.is_root else self.mine
+        self._networks = dict(zip(which, self.division.make(which), strict=True))
         if self.task.subnet is not None:
             agree(self.context.comm, self._misfit())
         self.device = choose_device(spec.device, self.context.rank)
@@ -250,14 +252,11 @@ class _Work:
 
     def _tell_outlook(self) -> None:
         """Before the clock, whether there is anything to be gained."""
-        if self.context.is_root and self.spec.joins:
-            parts = self._train(self.division.make(self.mine))
-            if why := why_no_gain(self.prepared, self.spec, self.division, parts, self.epoch_batches(0)[0]):
-                self.context.report(telling.of_no_gain(why))
-
-    def _make_networks(self) -> None:
-        which = range(self.spec.subnets) if self.context.is_root else self.mine
-        self._networks = dict(zip(which, self.division.make(which), strict=True))
+        if self.spec.joins:
+            parts, rows = self._train(self.division.make(self.mine)), self.epoch_batches(0)[0]
+            self.outlook = foresee(self.context, self.prepared, self.spec, self.division, parts, rows)
+            if self.outlook is not None and self.outlook.why:
+                self.context.report(telling.of_no_gain(self.outlook.why))
 
     def _misfit(self) -> InputError | None:
         """What is wrong with those of this rank's subnets that the user made."""

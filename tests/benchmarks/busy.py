@@ -7,9 +7,11 @@ process; how quiet it was stands in the note. The trainings are short: it is the
 from __future__ import annotations
 
 import contextlib
+import re
 import statistics
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 from cooptim_lab import compare, measure_speedup
@@ -108,13 +110,26 @@ def without(name: str, quiet: list[Run[list[studies.Row]]]) -> Row:
         ratio=busy(quiet) / len(quiet),
         reach=f"<= {most} of {len(quiet)}",
         holds=busy(quiet) <= most,
-        note=f"{seen(quiet)}; a round that was done again counts as it was then",
+        note=f"{seen(quiet)}, a round that was done again as it was then; {why(quiet)}",
     )
 
 
 def busy(runs: list[Run[list[studies.Row]]]) -> int:
     """How many have a row without a headline."""
     return sum(any(row.is_busy for row in run.wait()) for run in runs)
+
+
+def why(runs: list[Run[list[studies.Row]]]) -> str:
+    """Why rounds did not count, and of how many runs that say "busy" each was a reason."""
+    reasons = Counter(
+        reason
+        for run in runs
+        if any(row.is_busy for row in run.wait())
+        for reason in {
+            re.sub(r"[\d.]+", "…", one.why) for one in run.log.since(0) if isinstance(one, Beside) and one.why
+        }
+    )
+    return "; ".join(f"{reason}: {count}" for reason, count in reasons.most_common()) or "no round was in doubt"
 
 
 def seen(runs: list[Run[list[studies.Row]]]) -> str:

@@ -377,7 +377,7 @@ class TestOutlook:
         monkeypatch.setattr(outlook, "FEWEST", 1)
         monkeypatch.setattr(outlook, "GAIN", 0.0)
         (text,) = self.said(128)
-        assert "a step of the parts of one rank takes" in text
+        assert "of the seconds of the network as it is (a step of the parts of one rank " in text
         assert "more workers" in text
         monkeypatch.setattr(outlook, "GAIN", 0.8)
         monkeypatch.setattr(outlook, "plain_step", slow)
