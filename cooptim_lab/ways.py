@@ -6,8 +6,10 @@ make many runs.
 
 from __future__ import annotations
 
+import tokenize
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 from .comm.context import Context
@@ -20,6 +22,7 @@ from .ranks.pool import RankPool
 from .ranks.shared import shared_pool
 from .ranks.spmd import check_source
 from .ranks.spmd import run_cell as spmd_program
+from .ranks.spmd import run_file as file_program
 from .resuming import Resumption, Submit, reopen
 from .runs import store
 from .runs.events import Note, Started
@@ -122,6 +125,44 @@ def run_cell(
     arguments = {"source": source, "names": dict(push or {}), "only": tuple(only)}
     how = {"finish": give_values, "is_cooperative": False, "timeout": timeout}
     return _submit(run, pool, spmd_program, arguments, workers, **how)
+
+
+def run_file(
+    path: str,
+    arguments: Sequence[str] = (),
+    *,
+    workers: int = 2,
+    timeout: float | None = None,
+    pool: RankPool | None = None,
+) -> Run[list[Any]]:
+    """Run a Python program from disk on every rank, as `mpiexec -n M python PATH ARGUMENTS` would.
+
+    Parameters
+    ----------
+    timeout
+        Seconds after which it is interrupted and the run fails.
+
+    Raises
+    ------
+    InputError
+        When there is no such file, or it is not Python.
+    """
+    place = Path(path).expanduser().absolute()
+    try:
+        with tokenize.open(place) as file:
+            source = file.read()
+        compile(source, place, "exec", dont_inherit=True)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    except (SyntaxError, ValueError) as error:
+        where = f"line {error.lineno} of " if isinstance(error, SyntaxError) and error.lineno else ""
+        raise InputError(f"{where}{path} is not Python: {getattr(error, 'msg', error)}") from None
+    run: Run[list[Any]] = Run("ranks", {"workers": workers, "file": path}, title=f"{place.name} on {workers} ranks")
+    store.keep(run)
+    run.post(Started(way="ranks", options=run.options, workers=workers))
+    given = {"source": source, "path": str(place), "arguments": tuple(arguments)}
+    how = {"finish": give_values, "is_cooperative": False, "timeout": timeout}
+    return _submit(run, pool, file_program, given, workers, **how)
 
 
 def look(task: Task, *, batch: int = 64, pool: RankPool | None = None) -> Run[list[Any]]:

@@ -13,17 +13,17 @@ from typing import Any
 import cloudpickle
 
 from ..errors import InputError, LabError, PoolError, RankFailure, RunStopped
-from ..runs.events import Output
+from ..runs.events import Note, Output
 from . import wire
 from .beginning import Beginning
 from .cpus import share_cpus
-from .failures import say_more, weightier
+from .failures import Failure, Weight, is_of_mpi, say_more, weightier
 from .job import Job
 from .mailbox import Closing, Lost, Mailbox, Printed, Unreadable
 from .rankset import RankSet
 from .shipping import Shipment
 
-ANSWER_SECONDS = 2.0
+ANSWER_SECONDS = 1.5
 """A rank that has not answered an interrupt by then sits in a call that Python cannot leave: all ranks are replaced."""
 
 REPLACED = "all ranks are replaced, and names that cells have left in them are lost"
@@ -45,19 +45,24 @@ class Attempt:
         Why it failed, once it has ended.
     """
 
-    def __init__(self, job: Job, ranks: RankSet, mailbox: Mailbox, epoch: int) -> None:
+    def __init__(self, job: Job, ranks: RankSet, mailbox: Mailbox) -> None:
         self.pending = set(range(job.workers))
-        self.failure: LabError | None = None
+        self._failure: Failure | None = None
         self._died_at_rest: list[int] = []
-        self._job, self._run, self._ranks, self._mailbox, self._epoch = job, job.run, ranks, mailbox, epoch
+        self._job, self._run, self._ranks, self._mailbox = job, job.run, ranks, mailbox
         self._shipment = Shipment(job.id, job.calls, ranks)
         self._beginning = Beginning(job.run, ranks.workers)
         self._values: dict[int, Any] = {}
+        self._unsound: dict[int, str] = {}  # in the middle of what it was left, by rank
         self._raised: dict[int, str] = {}  # what the program raised, by rank
         self._deadline: float | None = None
         self._stop_level = 0  # how far the wish to stop was heard
         self._is_interrupted = False
         self._is_sent = False
+
+    @property
+    def failure(self) -> LabError | None:
+        return None if self._failure is None else self._failure.error
 
     @property
     def is_void(self) -> bool:
@@ -72,11 +77,15 @@ class Attempt:
             self._attend()
         finally:
             if not self._shipment.end(ANSWER_SECONDS):
-                self._fail(RunStopped("stopped"), f"a rank does not take its data; {REPLACED}")
+                self._stopped(f"a rank does not take its data; {REPLACED}")
                 self._ranks.kill()
             for rank in range(self._job.workers):
                 self._ranks.send(rank, wire.Rest())
             self._beginning.show_held(self._died_at_rest)
+        if self._unsound:
+            left = ", ".join(f"rank {rank} inside {why}" for rank, why in sorted(self._unsound.items()))
+            self._run.post(Note(text=f"left in the middle of something: {left}; {REPLACED}", is_doubt=False))
+            self._ranks.kill()
         if self.failure is None:
             values = [self._values[rank] for rank in range(self._job.workers)]
             self._job.finish(self._run, values, self._run.stop_level > 0)
@@ -91,7 +100,8 @@ class Attempt:
             self._deadline = time.monotonic() + job.timeout
         hellos = [ranks.hellos[rank] for rank in range(job.workers)]
         for rank, threads in enumerate(share_cpus(hellos)):
-            ranks.send(rank, wire.Start(job.id, self._epoch, job.workers, threads, self._shipment.parcels(rank)))
+            parcels = self._shipment.parcels(rank)
+            ranks.send(rank, wire.Start(job.id, job.workers, threads, job.carried, parcels))
         for rank in range(job.workers, ranks.workers):
             ranks.send(rank, wire.Aside(job.id))
 
@@ -127,17 +137,20 @@ class Attempt:
                     self._beginning.show(rank, event)
             case Printed(stream=stream, text=text):
                 self._beginning.show(rank, Output(rank=rank, stream=stream, text=text))
+            case wire.HasImported(files=files):
+                self._ranks.imported.update(files)
+            case wire.Unsound(job=self._job.id, why=why) if rank is not None:
+                self._unsound[rank] = why
             case wire.Finished(job=self._job.id, value=value) if rank is not None:
                 self._on_finished(rank, value)
             case wire.Failed(job=self._job.id) if rank is not None:
                 self.pending.discard(rank)
                 self._on_failed(rank, message)
             case Unreadable(why=why) if rank is not None:
-                said = f"what it sent cannot be opened in the notebook: {why}"
-                self._fail(RankFailure(rank, self._ranks.hellos[rank].host, said))
+                self._raised_on(rank, f"what it sent cannot be opened in the notebook: {why}")
                 self._interrupt()
             case Closing():
-                self._fail(RunStopped("stopped: the pool was closed"))
+                self._fail(Weight.STOP, RunStopped("stopped: the pool was closed"))
                 self._ranks.kill()
                 return True
             case Lost(others=others):
@@ -148,11 +161,12 @@ class Attempt:
     def _on_late(self) -> bool:
         """The time is up: the program's own, or that for an answer to an interrupt. True when the ranks are ended."""
         if self._is_interrupted:
-            self._fail(RunStopped("stopped"), f"a rank did not answer; {REPLACED}")
+            self._stopped(f"a rank did not answer; {REPLACED}")
             self._ranks.kill()
             return True
         late = ", ".join(map(str, sorted(self.pending)))
-        self.failure = PoolError(f"not done after {self._job.timeout:g} s: rank {late} was interrupted")
+        said = f"not done after {self._job.timeout:g} s: rank {late} was interrupted"
+        self._fail(Weight.RAISED, PoolError(said))
         self._interrupt()
         return False
 
@@ -161,39 +175,37 @@ class Attempt:
         try:
             self._values[rank] = cloudpickle.loads(value)
         except Exception as error:  # noqa: BLE001 - opening an object may raise anything
-            said = f"its value cannot be opened in the notebook: {type(error).__name__}: {error}"
-            self._fail(RankFailure(rank, self._ranks.hellos[rank].host, said))
+            self._raised_on(rank, f"its value cannot be opened in the notebook: {type(error).__name__}: {error}")
             self._interrupt()
 
     def _on_failed(self, rank: int, message: wire.Failed) -> None:
         if message.kind == "interrupt":
-            self._fail(RunStopped("stopped"))
+            self._stopped()
         elif message.kind == "input":
             self._raised[rank] = message.message
-            self._fail(InputError(message.message))
+            self._fail(Weight.RAISED, InputError(message.message))
         else:
             self._raised[rank] = message.message
-            self._fail(RankFailure(rank, self._ranks.hellos[rank].host, message.message, message.traceback))
+            self._raised_on(rank, message.message, message.traceback)
         self._interrupt()  # the others may wait for this one for ever
 
     def _on_lost(self, rank: int | None, others: frozenset[int]) -> None:
         gone = frozenset(self._ranks.hellos) if rank is None else others | {rank}
         at_rest = self._beginning.never_on(gone)
         if self._run.stop_level > (0 if at_rest else 2):
-            self.failure = None  # whatever else went wrong, this end was asked for
-            self._fail(RunStopped("stopped"), REPLACED)
+            self._failure = None  # whatever else went wrong, this end was asked for
+            self._stopped(REPLACED)
         elif at_rest:
             self._died_at_rest = at_rest
-            self.failure = say_more(self._loss(rank if rank is None or rank in at_rest else at_rest[0]), AT_REST)
+            died = self._loss(rank if rank is None or rank in at_rest else at_rest[0])
+            self._failure = Failure(Weight.DEATH, say_more(died, AT_REST))
+        elif rank in self._raised:  # what it raised came first, and is why it is gone
+            self._stopped(REPLACED)
         else:
-            failure = self._loss(rank)
-            if self._raised and rank not in self._raised and isinstance(self.failure, RankFailure | InputError):
-                # What MPI copies straight out of a process that is gone arrives as if all were well, as garbage: what
-                # the others make of it is no cause.
-                raised = "; ".join(f"rank {other} raised {what}" for other, what in self._raised.items())
-                failure = say_more(failure, raised)
-                self.failure = None
-            self._fail(failure, REPLACED)
+            # What MPI copies straight out of a process that is gone arrives as if all were well, as garbage: what the
+            # others make of it is told, but is no cause.
+            raised = [f"rank {other} raised {what}" for other, what in self._raised.items()]
+            self._fail(Weight.DEATH, self._loss(rank), "; ".join([*raised, REPLACED]))
         self._ranks.kill()
 
     def _loss(self, rank: int | None) -> LabError:
@@ -219,12 +231,19 @@ class Attempt:
             return
         self._is_interrupted = True
         if not self._is_sent:
-            self._fail(RunStopped("stopped before it began"))
+            self._fail(Weight.STOP, RunStopped("stopped before it began"))
             self.pending.clear()
         for rank in self.pending:
             self._ranks.send(rank, wire.Stop(self._job.id, hard=True))
         self._deadline = time.monotonic() + ANSWER_SECONDS
 
-    def _fail(self, new: LabError, more: str = "") -> None:
-        failure = weightier(self.failure, new)
-        self.failure = say_more(failure, more) if more else failure
+    def _stopped(self, more: str = "") -> None:
+        self._fail(Weight.STOP, RunStopped("stopped"), more)
+
+    def _raised_on(self, rank: int, said: str, traceback: str | None = None) -> None:
+        error = RankFailure(rank, self._ranks.hellos[rank].host, said, traceback)
+        self._fail(Weight.MPI_RAISED if is_of_mpi(error) else Weight.RAISED, error)
+
+    def _fail(self, weight: Weight, new: LabError, more: str = "") -> None:
+        told = weightier(self._failure, Failure(weight, new))
+        self._failure = Failure(told.weight, say_more(told.error, more)) if more else told

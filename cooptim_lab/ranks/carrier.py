@@ -12,9 +12,10 @@ from collections.abc import Callable, Set
 
 from ..errors import LabError, PoolError, RunStopped
 from ..runs.events import Note, Phase
-from .attempt import Attempt
+from .attempt import REPLACED, Attempt
 from .cpus import crowded
 from .forking import Nursery, shared_nursery
+from .imported import changed
 from .job import Job
 from .launch import Launch
 from .mailbox import Closing, Mailbox, StopAsked
@@ -53,7 +54,6 @@ class Carrier:
         self._mailbox: Mailbox = queue.SimpleQueue()
         self._is_carrying = False
         self._attempt: Attempt | None = None
-        self._epoch = 0
         self._thread = threading.Thread(target=self._serve, name="cooptim-pool", daemon=True)
         self._thread.start()
 
@@ -192,18 +192,22 @@ class Carrier:
                     job.run.post(Note(text=text))
             job.run.begin()
             job.run.post(Phase(text="running"))
-            self._attempt = attempt = Attempt(job, ranks, self._mailbox, self._epoch)
+            self._attempt = attempt = Attempt(job, ranks, self._mailbox)
             attempt.execute()
             if not (attempt.is_void and left):
                 break
             job.run.post(Note(text=f"{attempt.failure}; the run begins again"))
         if attempt.failure is not None:
-            self._epoch += 1
             self._fail(job, attempt.failure)
 
     def _ranks_for(self, job: Job) -> RankSet | None:
         """Ranks for it; None when it was stopped meanwhile."""
         run, known = job.run, self.ranks
+        if known is not None and not known.is_lost and (files := changed(known.imported)):
+            said = f"{', '.join(files)} changed since the ranks imported it"
+            run.post(Note(text=f"{said}: {REPLACED}", is_doubt=False))
+            self._release()
+            known = None
         if known is None or known.is_lost or known.workers < job.workers:
             run.post(Phase(text=f"starting {max(job.workers, self.workers)} MPI ranks"))
         try:

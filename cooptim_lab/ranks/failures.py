@@ -1,22 +1,45 @@
 """Which of the failures that a job has met is the one to tell, and in what words.
 
-The ranks of one job fail together, most of them because one has: the cause is what counts. Only judges errors; what is
-done about them is not known here.
+The ranks of one job fail together, most of them because one has: the cause is what counts, and it is never replaced by
+what it has caused. From the weightiest: a **death**, since what others raise or receive then is its echo; what a
+program **raised**, be it the user's mistake; what **MPI raised**, often the echo of what befell another rank; a
+**stop**, which is also the interrupt by which the other ranks are ended. Of two of the same weight the first is told.
+
+Only judges errors; what is done about them is not known here.
 """
 
 from __future__ import annotations
 
-from ..errors import LabError, RankFailure, RunStopped
+import enum
+from dataclasses import dataclass
+
+from ..errors import LabError, RankFailure
 
 
-def weightier(known: LabError | None, new: LabError) -> LabError:
-    """The one to tell: the first, but a real one before what a stop, or a rank's loss, has caused."""
-    is_effect = isinstance(known, RunStopped) or (is_of_mpi(known) and not is_of_mpi(new))
-    return new if known is None or is_effect else known
+class Weight(enum.IntEnum):
+    """Of a failure, against others of the same job."""
+
+    STOP = enum.auto()
+    MPI_RAISED = enum.auto()
+    RAISED = enum.auto()
+    DEATH = enum.auto()
 
 
-def is_of_mpi(error: LabError | None) -> bool:
-    """Whether MPI itself raised on a rank: that often means that another rank is gone."""
+@dataclass(frozen=True)
+class Failure:
+    """A failure and its weight."""
+
+    weight: Weight
+    error: LabError
+
+
+def weightier(known: Failure | None, new: Failure) -> Failure:
+    """The one to tell."""
+    return new if known is None or new.weight > known.weight else known
+
+
+def is_of_mpi(error: LabError) -> bool:
+    """Whether MPI itself raised on a rank."""
     return isinstance(error, RankFailure) and error.message.startswith("mpi4py.MPI.Exception")
 
 

@@ -17,6 +17,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from . import starting
+
 READY_SECONDS = 60.0
 """After so long it is given up, and ranks start as processes of their own."""
 STUB = Path(__file__).with_name("stub.py")
@@ -42,13 +44,13 @@ class Nursery:
         self._is_ready = False
         self._directory = Path(tempfile.mkdtemp(prefix="cooptim-"))
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "cooptim_lab.ranks.nursery", str(os.getpid()), str(self._directory)],
+            starting.command("nursery", str(os.getpid()), str(self._directory)),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
             # A BLAS that makes its threads when it is loaded would leave them here; ranks set their own number.
-            env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "MPLBACKEND": "agg"},
+            env=starting.put_aside({**os.environ, "OPENBLAS_NUM_THREADS": "1", "MPLBACKEND": "agg"}),
         )
         self._listener = threading.Thread(target=self._listen, name="cooptim-nursery", daemon=True)
         self._listener.start()

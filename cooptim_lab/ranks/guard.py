@@ -1,6 +1,6 @@
 """The one process that owns the whole tree of ranks and outlives nothing.
 
-    python -m cooptim_lab.ranks.guard KERNEL_PID DIRECTORY INPUT COMMAND...
+    python -P started.py cooptim_lab.ranks.guard KERNEL_PID DIRECTORY INPUT COMMAND...
 
 It runs COMMAND (mpiexec and its ranks), which reads the file INPUT, in a session of its own, adopts what the tree
 orphans, and takes everything down as soon as its stdin ends (the kernel closed it, or died), the kernel is gone, or

@@ -8,11 +8,12 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
-import sys
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from . import starting
 
 CHUNK = 1 << 16
 KEPT_LINES = 200
@@ -39,14 +40,14 @@ class Guard:
     def __init__(self, directory: Path, told: Path, command: Sequence[str], environment: Mapping[str, str]) -> None:
         self.said: deque[str] = deque(maxlen=KEPT_LINES)
         self._telling = threading.Lock()
-        guard = [sys.executable, "-m", "cooptim_lab.ranks.guard", str(os.getpid()), str(directory), str(told)]
+        guard = starting.command("guard", str(os.getpid()), str(directory), str(told))
         self._process = subprocess.Popen(
             [*guard, *command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Kernel -> Interrupt signals the kernel's group; the ranks are told otherwise
-            env=environment,
+            env=starting.put_aside(environment),
         )
         assert self._process.stdin is not None
         assert self._process.stdout is not None

@@ -6,11 +6,12 @@ Knows neither ranks nor how a job goes on them (attempt.py).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import LabError
 from ..runs.run import Run
+from .carried import Carried
 from .parcel import Parcel, Sender
 
 Finish = Callable[[Run[Any], list[Any], bool], None]
@@ -30,6 +31,7 @@ class Job:
     is_cooperative: bool
     timeout: float | None = None
     rescue: Callable[[LabError], bool] | None = None
+    carried: Carried = field(default_factory=Carried.read)
 
 
 def pack_calls(

@@ -1,6 +1,6 @@
 """The process that ranks are forked from: it has imported torch once, and nothing of it has been used.
 
-    python -m cooptim_lab.ranks.nursery KERNEL_PID DIRECTORY
+    python -P started.py cooptim_lab.ranks.nursery KERNEL_PID DIRECTORY
 
 It waits at a socket in DIRECTORY for stubs (stub.py), which mpiexec starts. For each it forks a child that takes over
 the stub's environment and descriptors and becomes a rank: mpiexec still decides who runs where, and each rank

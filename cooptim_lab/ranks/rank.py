@@ -1,6 +1,6 @@
 """One MPI rank: connects to its kernel, runs the programs it is sent, reports, waits for the next.
 
-    mpiexec -n M python -m cooptim_lab.ranks.rank [DIRECTORY]
+    mpiexec -n M python -P started.py cooptim_lab.ranks.rank [DIRECTORY]
 
 DIRECTORY is the kernel's, on its own machine. Elsewhere rank 0 reads the meeting from its standard input, which mpiexec
 passes on to it, and tells the others through MPI.
@@ -26,7 +26,8 @@ from collections.abc import Sequence
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 import cloudpickle
 import psutil
@@ -37,32 +38,42 @@ from ..errors import InputError
 from . import heap, wire
 from .greeting import find_meeting, greet
 from .guard import open_segments
+from .imported import Imported
 from .parcel import Store, unpack
 from .printing import flush_output, see_off
+from .spmd import take_main
+from .starting import put_back
+from .surroundings import Surroundings
 from .tracebacks import one_line, own_traceback
 from .wire import Begun, Failed, Finished, Happened, Leave, Start, Stop, Stored, Told
+from .worlds import Worlds
 
-TAGS = 32768  # MPI promises as many
 LEFT = 4  # jobs
+INSISTING_SECONDS = 0.02
+"""Between interrupts of a program that is to end and, while it imports, may not yet."""
+IMPORTING = "<frozen importlib._bootstrap>"
 EXIT_WITHOUT_KERNEL = 75  # EX_TEMPFAIL: the kernel went away
 
 
 class Rank:
     """The rank's side of the service."""
 
-    def __init__(self, control: Connection, world: Any, printed: Sequence[socket.socket] = ()) -> None:
-        self._control, self._world, self._printed = control, world, printed
+    def __init__(self, control: Connection, worlds: Worlds, printed: Sequence[socket.socket] = ()) -> None:
+        self._control, self._printed = control, printed
         self._sending = threading.Lock()
         self._inbox: queue.SimpleQueue[Start | wire.Rest | Leave] = queue.SimpleQueue()
         self._job: int | None = None  # what runs now
-        self._communicators: dict[int, tuple[int, Any]] = {}
+        self._worlds = worlds
         self._store = Store()
         # What the frames of the last jobs that were cut short held: MPI may still write to the buffers of operations
         # that had just begun, and would corrupt the heap if they were freed.
         self._left: deque[BaseException] = deque(maxlen=LEFT)
+        self._pid = os.getpid()
         self._stop = Stop(job=-1)  # the last one heard; it may come before its job has begun
         self._interruptible = False
         signal.signal(signal.SIGINT, self._on_interrupt)
+        self._surroundings, self._imported = Surroundings(), Imported()
+        os.register_at_fork(after_in_child=control.close)  # a child speaks for nobody, nor hides its parent's end
         threading.Thread(target=self._listen, name="cooptim-control", daemon=True).start()
 
     def serve(self) -> None:
@@ -90,10 +101,12 @@ class Rank:
 
     def _hear(self) -> None:
         while True:
+            while self._is_to_end and not self._control.poll(INSISTING_SECONDS):
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
             match message := self._control.recv():
                 case Stop():
                     self._stop = message
-                    if message.hard and message.job == self._job:
+                    if self._is_to_end:
                         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
                 case Start(job=job):
                     self.send(Begun(job))
@@ -111,8 +124,14 @@ class Rank:
                 case _:
                     self._inbox.put(message)
 
-    def _on_interrupt(self, number: int, frame: Any) -> None:
-        if self._interruptible:
+    @property
+    def _is_to_end(self) -> bool:
+        """Whether what runs is to be interrupted and has not been."""
+        return self._interruptible and self._stop.hard and self._stop.job == self._job
+
+    def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
+        """Raise it, unless a module is being imported, which would be left half-made: then the next one will."""
+        if self._interruptible and not is_importing(frame):
             self._interruptible = False
             raise KeyboardInterrupt
 
@@ -123,8 +142,14 @@ class Rank:
         except KeyboardInterrupt:  # it came while an error was being told
             reply = Failed(start.job, "interrupt", "stopped", "")
         self._job = None
+        if os.getpid() != self._pid:
+            end_child(reply)
         flush_output()
         see_off(self._printed)
+        if files := self._imported.fresh():
+            self.send(wire.HasImported(files))
+        if left := self._surroundings.restore():
+            self.send(wire.Unsound(start.job, left))
         self.send(reply)
         heap.give_back()
 
@@ -149,12 +174,13 @@ class Rank:
             self._interruptible = False
 
     def _call(self, start: Start) -> Any:
+        start.carried.apply()
+        set_threads(start.threads)
         program, arguments = unpack(start.calls[0])
         for own in start.calls[1:]:
             arguments.update(unpack(own))
-        set_threads(start.threads)
         context = Context(
-            self._communicator(start.workers, start.epoch),
+            self._worlds.make(start.workers, start.job),
             report=lambda *events: self.send(Happened(start.job, events)),
             stopping=lambda: self._stop.job == start.job,
             threads=start.threads,
@@ -165,22 +191,24 @@ class Rank:
         """Keep MPI at work until all ranks have ended: one-sided access to this one's memory needs it."""
         pause = SHORTEST
         while self._inbox.empty():
-            self._world.Iprobe()
+            self._worlds.progress()
             time.sleep(pause)
             pause = min(2 * pause, LONGEST)
 
-    def _communicator(self, workers: int, epoch: int) -> Any:
-        """Of the first `workers` ranks, kept from job to job: making one is collective, and cells may count on theirs.
 
-        After a job that failed there is another, so that what was left in flight never meets what follows.
-        """
-        known, comm = self._communicators.get(workers, (-1, None))
-        if known != epoch or not comm:
-            group = self._world.Get_group().Range_incl([(0, workers - 1, 1)])
-            comm = self._world.Create_group(group, epoch % TAGS)
-            group.Free()
-            self._communicators[workers] = (epoch, comm)
-        return comm
+def is_importing(frame: FrameType | None) -> bool:
+    """Whether what runs there is part of an import."""
+    while frame is not None and frame.f_code.co_filename != IMPORTING:
+        frame = frame.f_back
+    return frame is not None
+
+
+def end_child(reply: Finished | Failed) -> NoReturn:
+    """Of a program that has forked: its child has come to the program's end, which is the child's."""
+    if isinstance(reply, Failed):
+        print(reply.traceback or reply.message, file=sys.stderr)
+    flush_output()
+    os._exit(isinstance(reply, Failed))
 
 
 def set_threads(threads: int) -> None:
@@ -220,11 +248,14 @@ def main(directory: Path | None) -> None:
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     heap.keep()
     faulthandler.enable()  # a segmentation fault leaves its traceback on stderr
+    put_back()
     kernel_path = control.recv()
     sys.path[:] = [*kernel_path, *(entry for entry in sys.path if entry not in kernel_path)]
-    Rank(control, world, printed).serve()
+    worlds = Worlds()
+    take_main()
+    Rank(control, worlds, printed).serve()
     flush_output()
-    MPI.Finalize()
+    worlds.close()
     os._exit(0)  # Python's own end would only take longer, with torch in it
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import PoolError
-from . import wire
+from . import starting, wire
 from .ends import Ends
 from .forking import Nursery
 from .guarding import Guard
@@ -58,6 +58,8 @@ class RankSet:
         What each rank said of itself, by rank.
     reason : str | None
         Why ranks started as processes of their own although there is a nursery.
+    imported : dict[str, int]
+        The user's files that ranks have imported (see `imported`).
     ends : Ends
         Why those that are gone have ended.
     """
@@ -66,6 +68,7 @@ class RankSet:
         self.workers, self.started = workers, 0.0
         self.reason: str | None = None
         self.hellos: dict[int, wire.Hello] = {}
+        self.imported: dict[str, int] = {}
         self.ends: Ends
         self._mailbox, self._launch, self._nursery = mailbox, launch, nursery
         self._controls: dict[int, Connection] = {}
@@ -97,7 +100,7 @@ class RankSet:
             raise PoolError(f"the ranks cannot be started: {error.strerror or error}") from error
 
     def _start(self, command: list[str], address: str | None, cancelled: Callable[[], bool]) -> None:
-        rank = [sys.executable, "-m", "cooptim_lab.ranks.rank"]
+        rank = starting.command("rank")
         self._directory = make_directory()
         told = meeting_file(self._directory)
         if self._launch.is_here:

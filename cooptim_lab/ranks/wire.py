@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .carried import Carried
 from .parcel import Parcel
 
 
@@ -36,10 +38,9 @@ class Start:
     """Run a program."""
 
     job: int
-    epoch: int
-    """Grows with every job that failed: what that one left in flight is never met, see `rank.Rank`."""
     workers: int
     threads: int
+    carried: Carried
     calls: tuple[Parcel, ...]
     """First (function, keyword arguments), then further keyword arguments, this rank's own."""
 
@@ -124,6 +125,21 @@ class Happened:
 
     job: int
     events: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Unsound:
+    """The job's program has left the rank in the middle of something: no other is to find it so. Before its end."""
+
+    job: int
+    why: str
+
+
+@dataclass(frozen=True)
+class HasImported:
+    """Files of the user's that this rank has imported since it last said so (see `imported`). Before a job's end."""
+
+    files: Mapping[str, int]
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,10 @@ def dispatch(session: Session, line: str, cell: str | None) -> None:
         return
     if cell is not None and not command.body:
         raise UsageError(f"%%cooptim {command.name} takes no body: write %cooptim {line}; {_with_body()} take one")
-    if cell is None and command.needs_body:
+    in_its_place = grammar.stands_for_body(arguments)
+    if cell is not None and in_its_place:
+        raise UsageError(f"{in_its_place} stands in a body's place: write %cooptim {line}, without a body")
+    if cell is None and command.needs_body and not in_its_place:
         raise UsageError(
             f"%cooptim {command.name} needs a body: write %%cooptim {line} and what it {command.body} below"
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import itertools
 import keyword
 import shlex
 import textwrap
@@ -41,6 +42,8 @@ class Option:
     """A method: of a class of the notebook's, whose name may be given in place of a choice."""
     is_variable: bool = False
     """Whether it names a notebook variable."""
+    is_body: bool = False
+    """Whether it stands in a body's place: all that follows on the line is its value, words of which it needs one."""
     shown_as: str = ""
     """What stands in its place in the help, where kind and choices do not say it."""
 
@@ -150,10 +153,22 @@ def parse(command: Command, words: Sequence[str]) -> argparse.Namespace | None:
     UsageError
     """
     parser = make_parser(command)
-    if "-h" in words or "--help" in words:
+    rest = [flag for option in command.options if option.is_body for flag in option.flags]
+    own = list(itertools.takewhile(lambda word: word not in rest, words))
+    if "-h" in own or "--help" in own:
         print(parser.format_help().rstrip())
         return None
-    return parser.parse_args(list(words), argparse.Namespace(command=command))
+    arguments = parser.parse_args(list(words), argparse.Namespace(command=command))
+    for option in command.options:
+        if option.is_body and getattr(arguments, option.name) == []:
+            raise UsageError(f"{option.flags[-1]} needs {option.shown_as}")
+    return arguments
+
+
+def stands_for_body(arguments: argparse.Namespace) -> str:
+    """The option that was given in a body's place; "" where none was."""
+    given = (o.flags[-1] for o in arguments.command.options if o.is_body and getattr(arguments, o.name))
+    return next(given, "")
 
 
 def make_parser(command: Command) -> argparse.ArgumentParser:
@@ -183,6 +198,8 @@ def make_parser(command: Command) -> argparse.ArgumentParser:
                 metavar=_metavar(option),
                 help=text,
             )
+        elif option.is_body:
+            parser.add_argument(*option.flags, nargs=argparse.REMAINDER, metavar=_metavar(option), help=text)
         else:
             parser.add_argument(
                 *option.flags, type=option.read, default=option.default, metavar=_metavar(option), help=text

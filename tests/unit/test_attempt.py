@@ -60,7 +60,7 @@ def passage(*messages, workers=2, ranks=2, stops=0):
         mailbox.put(message)
     for _ in range(stops):
         job.run.stop()
-    attempt = Attempt(job, made, mailbox, 0)
+    attempt = Attempt(job, made, mailbox)
     attempt.execute()
     return attempt, job.run, made
 
