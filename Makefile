@@ -31,6 +31,9 @@ bench: $(READY)  ## measure what the project promises
 drills: $(READY)  ## harm ranks, guard and kernel at random moments, many times
 	$(BIN)/python -m tests.drills
 
+networks: $(READY)  ## train 200 networks drawn at random in every way, on 1 to 4 ranks, beside one process
+	for ranks in 1 2 3 4; do $(BIN)/mpiexec -n $$ranks $(BIN)/python -W ignore -m tests.random_networks || exit 1; done
+
 lint: $(READY)  ## rules, format, and the types of the engine
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -39,13 +39,13 @@ def run_python(source: str, *arguments: str, **options: Any) -> subprocess.Compl
     )
 
 
-def run_ranks(program: Path, ranks: int) -> None:
+def run_ranks(program: Path, ranks: int, *arguments: int) -> None:
     """A program under mpiexec; a rank that fails, or a deadline that passes, fails the test with what was printed."""
     mpiexec = find_mpiexec()
     if mpiexec is None:
         pytest.skip("mpiexec is not installed")
     # `-m mpi4py` aborts all ranks when one raises, so that no other waits for it.
-    command = [str(mpiexec), "-n", str(ranks), sys.executable, "-m", "mpi4py", str(program)]
+    command = [str(mpiexec), "-n", str(ranks), sys.executable, "-m", "mpi4py", str(program), *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment

@@ -101,6 +101,7 @@ class ShardStep:
         """The others' BatchNorm waits for this rank, though it has no rows."""
         assert self._over_ranks is not None
         x = self._rows.take(FIRST)[0]
+        self.replica.touch_none()
         return self._over_ranks.forward(lambda: self._model(x), is_present=False).sum() * 0
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import random_networks
 from tests.support import run_ranks
 
 pytestmark = pytest.mark.mpi
@@ -19,3 +20,9 @@ def test_ranks_are_one_process(ranks):
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4])
 def test_trainings_of_every_kind_are_one_process(ranks):
     run_ranks(Path(__file__).with_name("prog_one_process.py"), ranks)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+def test_networks_drawn_at_random_are_one_process_or_refused(ranks):
+    """Some of `make networks`; 1111 branches on its data, and has batches of fewer rows than 4 ranks."""
+    run_ranks(Path(random_networks.__file__), ranks, 4, 1109)

@@ -73,6 +73,7 @@ class Replica:
         self.control = self.gradient[-CONTROL:].numpy()
         self._touched = self.gradient[self.count : -CONTROL]
         self._may_be_untouched = bool(unused)
+        self._is_absent = False
         self._weight = torch.ones((), dtype=self.weights.dtype)
         self._weight_now = 1.0
         optimizer = build_optimizer(task, self.parameters, names)
@@ -104,6 +105,10 @@ class Replica:
         parts = flat[: self.count].split([p.numel() for p in self.parameters])
         return [part.view_as(p) for part, p in zip(parts, self.parameters, strict=True)]
 
+    def touch_none(self) -> None:
+        """The next gradient is of a row that is not in the batch: whatever parameter it is for, none has got one."""
+        self._is_absent = True
+
     def backward(self, loss: Callable[[], Tensor] | None, weight: float) -> float:
         """Put `weight` times the gradient of a loss into the buffer, zeros where there is none; returns the loss."""
         self.gradient.zero_()
@@ -117,6 +122,9 @@ class Replica:
                 self._weight.fill_(weight)
                 self._weight_now = weight
             value.backward(self._weight)
+        if self._is_absent:
+            self._touched.zero_()
+            self._is_absent = False
         return value.item()
 
     def step(self) -> None:
