@@ -40,9 +40,8 @@ def _set_precisions(known: list[str]) -> None:
 
 
 def _filter_warnings(known: list[Any]) -> None:
-    warnings.filters[:] = known  # type: ignore[index]
-    warnings.simplefilter("default", append=True)  # by its own function, which has what was remembered looked at again
-    warnings.filters.pop()  # type: ignore[attr-defined]
+    warnings.resetwarnings()  # has what was remembered of the old ones forgotten
+    warnings.filters.extend(known)  # type: ignore[attr-defined]
 
 
 def _set_environment(known: dict[str, str]) -> None:
@@ -82,9 +81,10 @@ STATES: tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...] = (
 )
 """How each is read and set. Read after every job, set where it is another."""
 NAMES = ("stdin", "stdout", "stderr", "excepthook", "displayhook", "unraisablehook", "path", "argv")
+OPTIMIZERS: tuple[Any, ...] = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
 PATCHED: tuple[Any, ...] = (
     builtins, math, os, random, time, warnings, np, torch, torch.nn, torch.nn.functional, torch.nn.init, torch.optim,
-    torch.Tensor, torch.nn.Module, torch.nn.Linear, torch.optim.Optimizer, torch.optim.SGD, torch.optim.Adam,
+    torch.Tensor, torch.nn.Module, torch.nn.Linear, torch.optim.Optimizer, *OPTIMIZERS,
 )  # fmt: skip
 HOOKS = tuple(found for name, found in vars(hooks).items() if name.startswith("_global_") and isinstance(found, dict))
 SIGNALS = tuple(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD})
@@ -94,6 +94,8 @@ class Surroundings:
     """As they are when this is made."""
 
     def __init__(self) -> None:
+        for kind in OPTIMIZERS:  # the first of a class wraps its `step`
+            kind([torch.empty(1, requires_grad=True)], lr=1.0)
         self._states = [read() for read, _ in STATES]
         self._names = {name: getattr(sys, name) for name in NAMES}
         self._attributes = [dict(vars(each)) for each in PATCHED]
