@@ -98,8 +98,10 @@ class TestWorld:
         assert cell("[each.allreduce(rank) for each in kept]") == [[1, 1]] * 2
 
     def test_init_and_finalize_do_nothing(self, cell):
-        source = "from mpi4py import MPI\nMPI.Init()\nlevel = MPI.Init_thread()\nMPI.Finalize()\ncomm.allreduce(1), level >= 0"
-        assert cell(source) == [(2, True)] * 2
+        source = (
+            "from mpi4py import MPI\nMPI.Init()\nlevel = MPI.Init_thread()\nMPI.Finalize()\ncomm.allreduce(1), level"
+        )
+        assert cell(source) == [(2, 3)] * 2
         assert cell("comm.allreduce(1)") == [2, 2]
 
     def test_many_jobs_do_not_use_it_up(self, home):

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from cooptim_lab import RankPool
-from cooptim_lab.ranks import forking
+from cooptim_lab.ranks import forking, starting
 from cooptim_lab.ranks.forking import SWITCH, Nursery, shared_nursery
 from cooptim_lab.ranks.nursery import socket_path
 from tests.support import wait_until
@@ -101,13 +101,16 @@ def test_without_it_ranks_start_as_processes_of_their_own(monkeypatch, nothing_l
 
 
 def test_one_that_cannot_be_made_says_why_and_is_done_without(monkeypatch, tmp_path):
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    (tmp_path / "sklearn").mkdir()
-    (tmp_path / "sklearn" / "__init__.py").write_text("raise ImportError('broken here')\n")
+    startup = tmp_path / "broken.py"  # an installation in which an import fails
+    startup.write_text(
+        "import runpy, sys\nsys.modules['sklearn.datasets'] = None\ndel sys.argv[0]\n"
+        "runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)\n"
+    )
+    monkeypatch.setattr(starting, "SCRIPT", startup)
     broken = Nursery()
     try:
         assert not broken.wait_until_ready()
-        assert any("threads" in line or "broken here" in line for line in broken.said)
+        assert any("threads" in line or "sklearn.datasets" in line for line in broken.said)
     finally:
         broken.close()
     assert not broken.directory.exists()

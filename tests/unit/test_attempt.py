@@ -167,7 +167,7 @@ class Void:
 def test_a_job_begins_again_so_many_times_and_no_more(monkeypatch, deaths):
     left, asked = [deaths], []
 
-    def attempt(job, ranks, mailbox, epoch):
+    def attempt(job, ranks, mailbox):
         left[0] -= 1
         return Void(left[0] >= 0, job)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import signal
+import time
 
 import cloudpickle
 import pytest
@@ -26,6 +27,13 @@ class Control:
 
     def recv(self):
         return self.inbox.get()
+
+    def poll(self, seconds):
+        time.sleep(seconds)
+        return not self.inbox.empty()
+
+    def close(self):
+        """Nothing."""
 
 
 @pytest.fixture
