@@ -20,13 +20,14 @@ from typing import Any
 
 from ..comm.context import Context
 from ..errors import InputError
+from .main_module import Main
 from .values import Value
 
 FILENAME = "<ranks cell>"
 FLAGS = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
 FUTURES = sum(getattr(__future__, name).compiler_flag for name in __future__.all_feature_names)
 
-_main = types.ModuleType("__main__")
+_main = Main()
 
 
 def take_main() -> None:
@@ -102,6 +103,7 @@ def run_file(context: Context, source: str, path: str, arguments: Sequence[str] 
 def _execute(source: str, names: dict[str, Any]) -> Any:
     """Run it, and give what its last expression is worth; where there is an `await`, in one event loop."""
     body = ast.parse(source, FILENAME)
+    _main.remember(ast.parse(source, FILENAME))
     last = body.body.pop() if body.body and isinstance(body.body[-1], ast.Expr) else None
     codes = [compile(body, FILENAME, "exec", FLAGS, dont_inherit=True)]
     if isinstance(last, ast.Expr):

@@ -129,6 +129,14 @@ class TestMain:
             (6, 1, "__main__", "__main__"),
         ]
 
+    def test_spawned_processes_find_what_cells_have_defined(self, cell):
+        source = "import multiprocessing\nWIDTH = 3\ndef wide(x):\n    return WIDTH * x\nprint('once')"
+        cell(source, 1)
+        pool = "with multiprocessing.get_context('spawn').Pool(1) as pool:\n    found = pool.map(wide, [1, 2])\nfound"
+        assert cell(pool, 1) == [[3, 6]]
+        futures = "from mpi4py.futures import MPIPoolExecutor\nwith MPIPoolExecutor(1) as pool:\n"
+        assert cell(f"{futures}    found = list(pool.map(wide, [1, 2]))\nfound", 1) == [[3, 6]]
+
     def test_arguments_are_a_programs(self, cell):
         assert [len(argv) for argv in cell("import sys\nsys.argv")] == [1, 1]
 
