@@ -177,16 +177,17 @@ class Reader:
 
     def _drain_launcher(self) -> None:
         """Deliver what those have printed whom MPI has started for a program that has ended, waiting for their end."""
-        deadline, patience = time.monotonic() + SPAWNED_SECONDS, 0.0
+        deadline, patience, have_ended = time.monotonic() + SPAWNED_SECONDS, 0.0, False
         while running := self._spawned.running():
-            patience = QUIET_SECONDS
-            if time.monotonic() > deadline:
+            patience, have_ended = QUIET_SECONDS, time.monotonic() < deadline
+            if not have_ended:
                 self._spawned.disregard(running)
             elif wait([self._guard.fileno()], QUIET_SECONDS) and not self._read_launcher():
                 return  # all ends: that is heard where this is called from
         while wait([self._guard.fileno()], patience) and self._read_launcher():
-            pass
-        if patience:
+            if time.monotonic() > deadline + QUIET_SECONDS:
+                return  # somebody who goes on prints without a pause
+        if have_ended:
             self._deliver(None, STREAMS[0], self._sieve.feed(self._guard.rest()))
 
     def _read_launcher(self) -> bool:

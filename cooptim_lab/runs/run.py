@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
 from ..errors import LabError, RunStopped
-from .events import Ended, Event, Output, Unfinished
+from .events import Ended, Event, Output, Resumed, Unfinished
 
 STATES = ("waiting", "running", "done", "stopped", "failed")
 WAKE_SECONDS = 0.2  # a waiting main thread wakes so often, so that Ctrl-C is served at once on every platform
@@ -48,7 +48,7 @@ class RunLog:
             return
         if isinstance(event, Output):
             self._unfinished.pop((event.rank, event.stream), None)
-        elif isinstance(event, Ended):
+        elif isinstance(event, Ended | Resumed):
             self._unfinished.clear()
         self._events.append(event)
 

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from cooptim_lab import InputError, RankFailure, Run, RunStopped
-from cooptim_lab.runs.events import Ended, Note, Output, Unfinished
+from cooptim_lab.runs.events import Ended, Note, Output, Resumed, Unfinished
 from cooptim_lab.runs.run import RunLog
 
 
@@ -136,7 +136,8 @@ def growing(text, rank=0, stream="stderr"):
     return Unfinished(rank=rank, stream=stream, text=text)
 
 
-def test_of_unfinished_lines_the_log_has_the_present_state_only():
+@pytest.mark.parametrize("end", [Ended(state="done"), Resumed(rank=0, step=1, epoch=0.5)])
+def test_of_unfinished_lines_the_log_has_the_present_state_only(end):
     log = RunLog()
     for event in (growing("1"), growing("2"), growing("b", stream="stdout"), growing("c", None), growing("d", 1)):
         log.append(event)
@@ -145,7 +146,7 @@ def test_of_unfinished_lines_the_log_has_the_present_state_only():
     assert notes(log.since(0)) == ["d\n"]
     log.append(growing(" ", None))
     assert notes(log.unfinished()) == ["2", "b"]
-    log.append(Ended(state="done"))
+    log.append(end)
     assert log.unfinished() == []
 
 
