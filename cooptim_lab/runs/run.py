@@ -194,6 +194,8 @@ class Run(Generic[R]):
         if self.ended:
             return
         self._result, self._error, self.state = result, error, event.state
+        for line in self.log.unfinished():  # its rank was ended: what was seen of it stays
+            self.log.append(Output(rank=line.rank, stream=line.stream, text=f"{line.text}\n"))
         self.log.append(event)
         self._ended.set()
 

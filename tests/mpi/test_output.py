@@ -134,6 +134,23 @@ def test_thirty_megabytes_in_a_line_take_no_time(pool, submit):
     assert time.monotonic() - began < 2
 
 
+def test_what_those_had_begun_to_print_who_are_ended_for_another_stays(submit, nothing_left):
+    def program(context):
+        print("half", end="", flush=True)
+        time.sleep(0.3)
+        if context.rank:
+            os.kill(os.getpid(), 9)
+        context.comm.recv()
+
+    with RankPool(2) as own:
+        own.start()
+        nothing_left()
+        run = submit(own, program)
+        with pytest.raises(LabError):
+            run.wait(PATIENCE_SECONDS)
+        assert [printed(run, rank) for rank in (0, 1)] == ["half\n", "half\n"]
+
+
 SPAWNED = """
 import sys, time
 from mpi4py import MPI

@@ -150,6 +150,15 @@ def test_of_unfinished_lines_the_log_has_the_present_state_only(end):
     assert log.unfinished() == []
 
 
+def test_what_was_seen_of_an_unfinished_line_stays_when_nothing_more_comes(run):
+    run.begin()
+    run.post(growing(" 50%"))
+    run.fail(RunStopped("stopped"))
+    first, end = run.log.since(0)
+    assert (first.rank, first.stream, first.text) == (0, "stderr", " 50%\n")
+    assert isinstance(end, Ended)
+
+
 def test_listeners_hear_of_every_state_of_an_unfinished_line():
     log, heard = RunLog(), []
     log.listen(heard.append)
