@@ -13,13 +13,13 @@ from typing import Any
 import cloudpickle
 
 from ..errors import InputError, LabError, PoolError, RankFailure, RunStopped
-from ..runs.events import Note, Output
+from ..runs.events import Note, Output, Unfinished
 from . import wire
 from .beginning import Beginning
 from .cpus import share_cpus
 from .failures import Failure, Weight, is_of_mpi, say_more, weightier
 from .job import Job
-from .mailbox import Closing, Lost, Mailbox, Printed, Unreadable
+from .mailbox import Closing, Lost, Mailbox, Printed, Printing, Unreadable
 from .rankset import RankSet
 from .shipping import Shipment
 
@@ -137,6 +137,8 @@ class Attempt:
                     self._beginning.show(rank, event)
             case Printed(stream=stream, text=text):
                 self._beginning.show(rank, Output(rank=rank, stream=stream, text=text))
+            case Printing(stream=stream, text=text):
+                self._beginning.show(rank, Unfinished(rank=rank, stream=stream, text=text))
             case wire.HasImported(files=files):
                 self._ranks.imported.update(files)
             case wire.Unsound(job=self._job.id, why=why) if rank is not None:

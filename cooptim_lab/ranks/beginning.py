@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Set
 
-from ..runs.events import Event, Note, Output, Resumed
+from ..runs.events import Event, Note, Output, Resumed, Unfinished
 from ..runs.run import Run
 
 
@@ -23,7 +23,7 @@ class Beginning:
     def __init__(self, run: Run, ranks: int) -> None:
         self._run, self._ranks = run, ranks
         self._begun: set[int] = set()
-        self._held: list[tuple[int | None, Output | Note]] = []
+        self._held: list[tuple[int | None, Output | Unfinished | Note]] = []
         self._has_reported = False
 
     def on(self, rank: int) -> None:
@@ -38,7 +38,7 @@ class Beginning:
 
     def show(self, rank: int | None, event: Event) -> None:
         """Post an event to the run; what is printed or noted, now or when the job has begun."""
-        if isinstance(event, Output | Note) and len(self._begun) < self._ranks:
+        if isinstance(event, Output | Unfinished | Note) and len(self._begun) < self._ranks:
             self._held.append((rank, event))
             return
         self._has_reported = True

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from . import starting
+from .lines import Lines
 
 CHUNK = 1 << 16
 KEPT_LINES = 200
@@ -39,6 +40,7 @@ class Guard:
 
     def __init__(self, directory: Path, told: Path, command: Sequence[str], environment: Mapping[str, str]) -> None:
         self.said: deque[str] = deque(maxlen=KEPT_LINES)
+        self._lines = Lines()
         self._telling = threading.Lock()
         guard = starting.command("guard", str(os.getpid()), str(directory), str(told))
         self._process = subprocess.Popen(
@@ -58,13 +60,24 @@ class Guard:
         """Of what it prints, for a selector."""
         return self._output.fileno()
 
-    def read(self) -> bool:
-        """Keep what has been printed; False when all that it runs has ended, and it too."""
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def read(self) -> str | None:
+        """Keep what has been printed, and return what lines are whole; None when all has ended that it runs, and it."""
         data = self._output.read(CHUNK)
         if data is None:
-            return True
-        self.said.extend(line for line in data.decode(errors="replace").splitlines() if line.strip())
-        return bool(data)
+            return ""
+        whole = self._lines.feed(data, last=not data)
+        self.said.extend(line for line in whole.split("\n") if line.strip())
+        return whole if data else None
+
+    def rest(self) -> str:
+        """What has been printed of a line whose end will not come, as a line."""
+        rest = self._lines.feed(b"", last=True)
+        self.said.extend(rest.split("\n")[:-1])
+        return rest
 
     def end(self) -> None:
         """Have it take everything down. Returns at once."""

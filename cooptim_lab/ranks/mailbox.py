@@ -15,7 +15,15 @@ Mailbox = queue.SimpleQueue[tuple[int | None, Any]]
 
 @dataclass(frozen=True)
 class Printed:
-    """Whole lines that a rank has printed."""
+    """Whole lines that a rank has printed; of rank None, a process that MPI has started for one."""
+
+    stream: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Printing:
+    """How a line looks now that a rank has not ended yet; empty where it is gone without an end."""
 
     stream: str
     text: str

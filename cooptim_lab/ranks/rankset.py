@@ -180,7 +180,7 @@ class RankSet:
             with contextlib.suppress(queue.Empty):
                 self._seat(door.arrivals.get(timeout=0.05))
                 continue
-            if not self._guard.read():
+            if self._guard.read() is None:
                 raise PoolError(f"the ranks ended before they were ready: {self.ends.before_ready()}")
             if cancelled():
                 raise PoolError("stopped while the ranks were starting")

@@ -5,7 +5,7 @@ Everything is put into the mailbox, in order; what to make of it is not known he
 
 from __future__ import annotations
 
-import os
+import math
 import selectors
 import socket
 import threading
@@ -15,12 +15,17 @@ from multiprocessing.connection import Connection, wait
 
 from . import wire
 from .guarding import CHUNK, Guard
-from .lines import Lines
-from .mailbox import Lost, Mailbox, Printed, Unreadable
+from .mailbox import Lost, Mailbox, Printed, Printing, Unreadable
+from .sieve import Sieve
+from .spawned import Spawned
+from .stream import Stream
 from .survey import Survey
 
 LATE_SECONDS = 1.0
 """How long what a rank on another host printed before its end may come after the news of it."""
+SPAWNED_SECONDS, QUIET_SECONDS = 0.5, 0.03
+"""How long what MPI has started for a program may go on when the program has ended, for its output to be of the same
+run; and how long what it has printed may be on its way, by two processes of the launcher's."""
 LAST_MESSAGES = 10
 """A rank that died at rest has left fewer; one that has more to say is at work."""
 STREAMS = ("stdout", "stderr")
@@ -34,7 +39,7 @@ class Reader:
     guard
         Its output ends with the launch, whatever ended it.
     mailbox
-        Where (rank, message) is put: messages of `wire`, `Printed`, `Unreadable`, `Lost`.
+        Where (rank, message) is put: messages of `wire`, and those of `mailbox` that a reader has.
     clean_up
         Called when the launch has ended, before that is told.
 
@@ -54,8 +59,9 @@ class Reader:
         self._controls: dict[int, Connection] = {}
         self._alive: set[int] = set()
         self._far: set[int] = set()
-        self._lines: dict[tuple[int, str], Lines] = {}
-        self._streams: dict[tuple[int, str], socket.socket] = {}
+        self._streams: dict[tuple[int, str], Stream] = {}
+        self._sieve = Sieve()
+        self._spawned: Spawned
         self._thread: threading.Thread | None = None
 
     def add_control(self, rank: int, connection: Connection, *, is_here: bool) -> None:
@@ -68,15 +74,13 @@ class Reader:
 
     def add_stream(self, rank: int, role: str, connection: Connection) -> None:
         """What a rank prints is to be read from here; `role` is one of `STREAMS`."""
-        stream = socket.socket(fileno=os.dup(connection.fileno()))
-        connection.close()
-        stream.setblocking(False)
+        stream = Stream(connection)
         other = self._streams.pop((rank, role), None)
         if other is not None:  # two believe to be this rank; their hello will tell why
-            self._selector.unregister(other)
-            other.close()
-        self._streams[rank, role], self._lines[rank, role] = stream, Lines()
-        self._selector.register(stream, selectors.EVENT_READ, (rank, role))
+            self._selector.unregister(other.socket)
+            other.socket.close()
+        self._streams[rank, role] = stream
+        self._selector.register(stream.socket, selectors.EVENT_READ, (rank, role))
 
     def has_all(self, workers: int) -> bool:
         """Whether so many ranks have all their connections."""
@@ -85,6 +89,7 @@ class Reader:
     def start(self) -> None:
         """Read, from now on."""
         self._selector.register(self._guard, selectors.EVENT_READ, (None, "launcher"))
+        self._spawned = Spawned(self._guard.pid)
         self._thread = threading.Thread(target=self._read, name="cooptim-reader", daemon=True)
         self._thread.start()
 
@@ -110,10 +115,10 @@ class Reader:
 
     def _read_all(self) -> None:
         while True:
-            for chosen, _ in self._selector.select():
+            for chosen, _ in self._selector.select(self._tell_unfinished()):
                 rank, role = chosen.data
                 if role == "launcher":
-                    if not self._guard.read():
+                    if not self._read_launcher():
                         return
                 elif role == "control":
                     if not self._hear(rank):
@@ -138,6 +143,7 @@ class Reader:
             return True
         if isinstance(message, (wire.Finished, wire.Failed)):
             self._drain(rank)  # it flushed before it said so: all it printed is here
+            self._drain_launcher()
         self._mailbox.put((rank, message))
         return True
 
@@ -164,9 +170,31 @@ class Reader:
         """Deliver what a rank has printed; of one that is gone, wait so long for the end of what is on its way."""
         deadline = time.monotonic() + patience
         for role in STREAMS:
-            while self._read_stream(rank, role) or self._comes_late(self._streams[rank, role], deadline):
+            while self._read_stream(rank, role) or self._comes_late(self._streams[rank, role].socket, deadline):
                 pass
-            self._deliver(rank, role, self._lines[rank, role].feed(b"", last=True))
+            self._deliver(rank, role, self._streams[rank, role].feed(b"", last=True))
+        self._tell_unfinished()
+
+    def _drain_launcher(self) -> None:
+        """Deliver what those have printed whom MPI has started for a program that has ended, waiting for their end."""
+        deadline, patience, have_ended = time.monotonic() + SPAWNED_SECONDS, 0.0, False
+        while running := self._spawned.running():
+            patience, have_ended = QUIET_SECONDS, time.monotonic() < deadline
+            if not have_ended:
+                self._spawned.disregard(running)
+            elif wait([self._guard.fileno()], QUIET_SECONDS) and not self._read_launcher():
+                return  # all ends: that is heard where this is called from
+        while wait([self._guard.fileno()], patience) and self._read_launcher():
+            if time.monotonic() > deadline + QUIET_SECONDS:
+                return  # somebody who goes on prints without a pause
+        if have_ended:
+            self._deliver(None, STREAMS[0], self._sieve.feed(self._guard.rest()))
+
+    def _read_launcher(self) -> bool:
+        """Read once what comes out of the launcher; False when it has ended."""
+        said = self._guard.read()
+        self._deliver(None, STREAMS[0], self._sieve.feed(said or ""))
+        return said is not None
 
     def _comes_late(self, stream: socket.socket, deadline: float) -> bool:
         left = deadline - time.monotonic()
@@ -176,26 +204,35 @@ class Reader:
         """Read once what a rank has printed; False when there is nothing (more)."""
         stream = self._streams[rank, role]
         try:
-            data = stream.recv(CHUNK)
+            data = stream.socket.recv(CHUNK)
         except BlockingIOError:
             return False
         except OSError:  # its host is gone
             data = b""
         if not data:
-            if stream in self._selector.get_map():
-                self._selector.unregister(stream)
+            if stream.socket in self._selector.get_map():
+                self._selector.unregister(stream.socket)
             return False
-        self._deliver(rank, role, self._lines[rank, role].feed(data))
+        self._deliver(rank, role, stream.feed(data))
         return True
 
-    def _deliver(self, rank: int, role: str, text: str) -> None:
+    def _deliver(self, rank: int | None, role: str, text: str) -> None:
         if text:
             self._mailbox.put((rank, Printed(role, text)))
+
+    def _tell_unfinished(self) -> float | None:
+        """Tell how unfinished lines look, of those where it is time; the seconds until it is time again, if ever."""
+        now, soonest = time.monotonic(), math.inf
+        for (rank, role), stream in self._streams.items():
+            if stream.due <= now:
+                self._mailbox.put((rank, Printing(role, stream.unfinished())))
+            soonest = min(soonest, stream.due)
+        return None if soonest == math.inf else max(0.0, soonest - now)
 
     def _close_all(self) -> None:
         self._selector.close()
         for connection in self._controls.values():
             connection.close()
         for stream in self._streams.values():
-            stream.close()
+            stream.socket.close()
         self._guard.close()

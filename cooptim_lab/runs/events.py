@@ -69,7 +69,22 @@ class Note(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Output(Event):
-    """What a rank printed: whole lines, `stream` being stdout or stderr."""
+    """What a rank printed: whole lines, `stream` being stdout or stderr.
+
+    Of rank None it was printed by a process that MPI has started for a rank: by which, and where, is not known.
+    """
+
+    stream: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unfinished(Event):
+    """How a line looks now that a rank has begun to print and not ended: nothing, if there is none any more.
+
+    The next one takes its place, or the `Output` of that stream which has the line's end. Only the present state is
+    ever of interest: logs keep no other, and records none.
+    """
 
     stream: str
     text: str

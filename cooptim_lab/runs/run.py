@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
 from ..errors import LabError, RunStopped
-from .events import Ended, Event
+from .events import Ended, Event, Output, Resumed, Unfinished
 
 STATES = ("waiting", "running", "done", "stopped", "failed")
 WAKE_SECONDS = 0.2  # a waiting main thread wakes so often, so that Ctrl-C is served at once on every platform
@@ -21,10 +21,14 @@ R = TypeVar("R")
 
 
 class RunLog:
-    """Events in the order they came. Appending wakes those who wait; nothing is ever removed."""
+    """Events in the order they came. Appending wakes those who wait; nothing is ever removed.
+
+    Of unfinished lines there is the present state only, beside the events: a progress bar has thousands.
+    """
 
     def __init__(self) -> None:
         self._events: list[Event] = []
+        self._unfinished: dict[tuple[int | None, str], Unfinished] = {}
         self._changed = threading.Condition()
         self._listeners: list[Callable[[Event], None]] = []
         self._telling = threading.RLock()  # held while listeners are told, so that each hears everything in order
@@ -33,15 +37,31 @@ class RunLog:
         """Record an event and tell the listeners, in the thread of the caller."""
         with self._telling:
             with self._changed:
-                self._events.append(event)
+                self._take(event)
                 self._changed.notify_all()
             for listener in tuple(self._listeners):
                 listener(event)
+
+    def _take(self, event: Event) -> None:
+        if isinstance(event, Unfinished):
+            self._unfinished[event.rank, event.stream] = event
+            return
+        if isinstance(event, Output):
+            self._unfinished.pop((event.rank, event.stream), None)
+        elif isinstance(event, Ended | Resumed):
+            self._unfinished.clear()
+        self._events.append(event)
 
     def since(self, index: int) -> list[Event]:
         """The events from `index` on."""
         with self._changed:
             return self._events[index:]
+
+    def unfinished(self) -> list[Unfinished]:
+        """The lines that have no end yet, by rank and stream."""
+        with self._changed:
+            lines = [event for event in self._unfinished.values() if event.text.strip()]
+        return sorted(lines, key=lambda event: (-1 if event.rank is None else event.rank, event.stream))
 
     def listen(self, listener: Callable[[Event], None]) -> None:
         """Call `listener` with every event, those that have been first."""
@@ -174,6 +194,8 @@ class Run(Generic[R]):
         if self.ended:
             return
         self._result, self._error, self.state = result, error, event.state
+        for line in self.log.unfinished():  # its rank was ended: what was seen of it stays
+            self.log.append(Output(rank=line.rank, stream=line.stream, text=f"{line.text}\n"))
         self.log.append(event)
         self._ended.set()
 

@@ -19,7 +19,7 @@ from typing import IO, Any
 import platformdirs  # the place that each system has for such files
 
 from ..errors import InputError
-from .events import Ended, Event, Note, decode, encode
+from .events import Ended, Event, Note, Unfinished, decode, encode
 from .run import Run
 
 PLACE = "COOPTIM_HOME"
@@ -85,7 +85,7 @@ def keep(run: Run[Any], *, again: bool = False) -> None:
         return
 
     def write(event: Event) -> None:
-        if file.closed:
+        if file.closed or isinstance(event, Unfinished):
             return
         try:
             file.write(json.dumps(encode(event), default=str) + "\n")

@@ -1,13 +1,13 @@
 """Shows a run while it goes on, and leaves what stays: a live chart, then in its place a static figure.
 
 Recording is not rendering: everything here only reads the run's log. What a rank prints comes under the cell that
-waits; nothing is ever printed from another thread, where it would land under the newest cell.
+waits, as soon as it is in the log; nothing is ever printed from another thread, where it would land under the newest
+cell. The chart is drawn less often: that takes the time of the cores on which ranks compute.
 It must not know which command or panel has started the run.
 """
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 import uuid
@@ -16,15 +16,17 @@ from typing import Any
 from IPython.display import display, update_display
 
 from cooptim_lab.errors import InputError
-from cooptim_lab.runs.events import Output
+from cooptim_lab.runs.events import Ended, Event, Output, Unfinished
 from cooptim_lab.runs.run import Run
 
 from .chart import LiveChart
+from .output import LiveLines, write_output
 from .picture import Picture
 from .plots import mime_bundle
 from .tables import Table
 
 REFRESH_SECONDS = 0.5  # as often as ranks tell of their steps
+PRINT_SECONDS = 0.05  # between two looks at what is printed: ranks that print without a pause are printed in lumps
 
 
 class Interrupted(KeyboardInterrupt):
@@ -43,10 +45,18 @@ class Follower:
 
     def refresh(self) -> None:
         """Take in and show what has happened since the last time."""
+        self.take_in()
+        self.draw()
+
+    def take_in(self) -> None:
+        """What has happened since the last time."""
         events = self.run.log.since(self._seen)
         self._seen += len(events)
+        self.picture.feed(events)
+
+    def draw(self) -> None:
+        """What was taken in."""
         picture = self.picture
-        picture.feed(events)
         if self.chart is None:
             return
         if self._drawn == picture.version:
@@ -83,6 +93,7 @@ class RunView:
         self.follower = Follower(run, LiveChart(title=run.title) if has_chart else None)
         self._display_id = uuid.uuid4().hex
         self._printed = 0
+        self._lines = LiveLines()
 
     def open(self) -> None:
         """Put the chart under the running cell."""
@@ -93,26 +104,20 @@ class RunView:
         """Print what the ranks have printed since the last time; only from the thread of the waiting cell."""
         lines = self.follower.picture.output[self._printed :]
         self._printed += len(lines)
-        for event in lines:
-            write_output(event)
+        write_output(lines)
+        self._lines.show(self.run.log.unfinished())
 
     def freeze(self, *, is_raised: bool) -> None:
         """Replace the chart by a figure that a saved notebook keeps.
 
         `is_raised`: the cell raises what makes a run fail, which says why; the figure does not say it again.
         """
+        self._lines.clear()
         if self.follower.chart is not None:
             refused = is_raised and isinstance(self.run.error, InputError)  # one line to read, and nothing to see
             bundle = {"text/plain": ""} if refused else mime_bundle(self.follower.picture, with_reason=not is_raised)
             update_display(bundle, display_id=self._display_id, raw=True)
             self.follower.chart.close()
-
-
-def write_output(event: Output) -> None:
-    """Print a rank's lines, each with its rank in front, on the stream they came from."""
-    stream = sys.stdout if event.stream == "stdout" else sys.stderr
-    for line in event.text.splitlines():
-        print(f"[{event.rank}] {line}", file=stream)
 
 
 def show_result(picture: Picture) -> None:
@@ -136,13 +141,24 @@ def watch(view: RunView) -> None:
     LabError
         What made the run fail.
     """
-    run, interrupts = view.run, 0
+    run, interrupts, to_draw, has_more = view.run, 0, 0.0, threading.Event()
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Output | Unfinished | Ended):
+            has_more.set()
+
     view.open()
+    run.log.listen(listen)
     while not run.ended:
         try:
-            view.follower.refresh()
+            has_more.clear()
+            view.follower.take_in()
             view.print_output()
-            run.join(REFRESH_SECONDS)
+            if time.monotonic() >= to_draw:
+                view.follower.draw()
+                to_draw = time.monotonic() + REFRESH_SECONDS
+            if not run.join(PRINT_SECONDS):
+                has_more.wait(max(0.0, to_draw - time.monotonic()))
         except KeyboardInterrupt:
             interrupts += 1
             run.stop()

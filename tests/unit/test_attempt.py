@@ -13,7 +13,7 @@ from cooptim_lab.ranks.attempt import Attempt
 from cooptim_lab.ranks.carrier import PASSAGES, Carrier
 from cooptim_lab.ranks.job import Job, give_values
 from cooptim_lab.ranks.launch import Launch
-from cooptim_lab.ranks.mailbox import Lost, Printed
+from cooptim_lab.ranks.mailbox import Lost, Printed, Printing
 from cooptim_lab.ranks.parcel import Parcel, Sender
 from cooptim_lab.ranks.wire import Aside, Begun, Failed, Finished, Happened, Hello, Start
 from cooptim_lab.runs.events import Note, Output, Points, Resumed
@@ -81,6 +81,18 @@ def test_nothing_is_shown_before_every_rank_has_begun():
     _, run, _ = passage((0, Begun(HERE)), (0, NOTE), (0, Printed("stdout", "too\n")), *late)
     assert run.result == [0, 1]
     assert said(run) == ["seen", "too\n", "then"]
+
+
+def test_an_unfinished_line_is_held_back_too_and_shown_when_all_have_begun():
+    growing, heard = (0, Printing("stdout", "a")), list[list[str]]()
+    job, mailbox = job_for(2), queue.SimpleQueue()
+    for message in ((0, Begun(HERE)), growing, (1, Begun(HERE)), value(0), value(1)):
+        mailbox.put(message)
+    job.run.log.listen(lambda event: heard.append([line.text for line in job.run.log.unfinished()]))
+    job.run.log.append(Note(text="nothing yet"))
+    Attempt(job, Ranks(2), mailbox).execute()
+    assert heard == [[], ["a"], []]
+    assert said(job.run) == ["nothing yet"]
 
 
 def test_points_are_shown_at_once_and_void_where_they_were_for_nothing():

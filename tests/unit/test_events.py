@@ -23,6 +23,7 @@ from cooptim_lab.runs.events import (
     Spent,
     Stale,
     Started,
+    Unfinished,
     decode,
     encode,
 )
@@ -35,6 +36,7 @@ EVENTS = [
     Phase(text="starting 2 MPI ranks"),
     Note(rank=0, text='zwei Zeilen\nand a quotation mark: "'),
     Output(rank=1, stream="stderr", text="Σ θ_i\n"),
+    Unfinished(rank=0, stream="stderr", text=" 50%|#####     |"),
     Measured(row={"way": "sharded", "seconds": 0.25, "spread": [0.2, 0.3], "gain": None}),
     Beside(round=2, why="", seconds=1.5, others=0.02, stolen=None, throttled=0.0, throttled_seconds=0.0),
     Calibrated(links={"local": {"alpha": 1e-6, "beta": 1e9, "both": 1e9}, "between": None, "gamma": 1e-11, "cpus": 2}),

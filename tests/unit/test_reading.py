@@ -1,19 +1,22 @@
-"""What the reading thread makes of ranks that end: told once, with all that had ended by then, last words first."""
+"""What the reading thread makes of what ranks print, and of ranks that end: told once, with all that had ended by then,
+last words first."""
 
 from __future__ import annotations
 
 import os
 import queue
 import socket
+import time
 from collections import deque
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 
 import pytest
 
-from cooptim_lab.ranks.mailbox import Lost, Printed
+from cooptim_lab.ranks.mailbox import Lost, Printed, Printing
 from cooptim_lab.ranks.reading import STREAMS, Reader
-from cooptim_lab.ranks.wire import Begun, Told
+from cooptim_lab.ranks.stream import TELL_SECONDS
+from cooptim_lab.ranks.wire import Begun, Finished, Told
 from tests.support import PATIENCE_SECONDS
 
 
@@ -21,14 +24,14 @@ class Guard:
     """A guard that ends when told."""
 
     def __init__(self):
-        self.said = deque()
+        self.said, self.pid = deque(), 0
         self.output, self.end = os.pipe()
 
     def fileno(self):
         return self.output
 
     def read(self):
-        return bool(os.read(self.output, 100))
+        return os.read(self.output, 1000).decode() or None
 
     def close(self):
         os.close(self.output)
@@ -86,3 +89,73 @@ def test_one_that_goes_on_is_not_told_with_it(launch):
     assert mailbox.get(timeout=PATIENCE_SECONDS) == (0, Lost())
     ranks[1].control.send(Begun(2))
     assert mailbox.get(timeout=PATIENCE_SECONDS) == (1, Begun(2))
+
+
+def unfinished(mailbox, rank=0, stream="stdout"):
+    who, message = mailbox.get(timeout=PATIENCE_SECONDS)
+    assert (who, message.stream) == (rank, stream)
+    assert isinstance(message, Printing)
+    return message.text
+
+
+def test_an_unfinished_line_is_told_while_it_grows_and_then_its_end(launch):
+    reader, ranks, mailbox = launch
+    reader.start()
+    out = ranks[0].streams["stdout"]
+    for said in ("a", "ab", "abc"):
+        out.sendall(said[-1:].encode())
+        assert unfinished(mailbox) == said
+    out.sendall(b"d\n")
+    assert mailbox.get(timeout=PATIENCE_SECONDS) == (0, Printed("stdout", "abcd\n"))
+    with pytest.raises(queue.Empty):
+        mailbox.get(timeout=0.3)
+
+
+def test_of_a_bar_that_is_drawn_often_a_few_states_are_told_and_always_the_last(launch):
+    reader, ranks, mailbox = launch
+    reader.start()
+    began = time.monotonic()
+    for i in range(500):
+        ranks[1].streams["stderr"].sendall(f"\r{i}".encode())
+        time.sleep(0.001)
+    lasted, told = time.monotonic() - began, [unfinished(mailbox, 1, "stderr")]
+    while told[-1] != "499":
+        told.append(unfinished(mailbox, 1, "stderr"))
+    assert 3 <= len(told) <= lasted / TELL_SECONDS + 2
+    assert told == sorted(told, key=int)
+    ranks[1].streams["stderr"].sendall(b"\n")
+    assert mailbox.get(timeout=PATIENCE_SECONDS) == (1, Printed("stderr", "499\n"))
+
+
+def test_whole_lines_in_a_row_are_never_unfinished(launch):
+    reader, ranks, mailbox = launch
+    reader.start()
+    lines = "".join(f"{i:06} {'x' * 93}\n" for i in range(20_000))
+    ranks[0].streams["stdout"].sendall(lines.encode())
+    ranks[0].control.send(Finished(1, b""))
+    heard = list[object]()
+    while not isinstance(heard[-1] if heard else None, Finished):
+        heard.append(mailbox.get(timeout=PATIENCE_SECONDS)[1])
+    assert "".join(message.text for message in heard if isinstance(message, Printed)) == lines
+    assert sum(isinstance(message, Printing) for message in heard) < 3
+
+
+def test_a_line_that_is_gone_without_an_end_is_told_to_be_gone(launch):
+    reader, ranks, mailbox = launch
+    reader.start()
+    ranks[0].streams["stderr"].sendall(b"\r100%")
+    assert unfinished(mailbox, stream="stderr") == "100%"
+    ranks[0].streams["stderr"].sendall(b"\r    \r")
+    ranks[0].control.send(Finished(1, b""))
+    assert unfinished(mailbox, stream="stderr").strip() == ""
+    assert mailbox.get(timeout=PATIENCE_SECONDS) == (0, Finished(1, b""))
+
+
+def test_what_comes_out_of_the_launcher_is_of_no_rank_unless_it_is_the_launchers(launch):
+    reader, ranks, mailbox = launch
+    reader.start()
+    os.write(reader._guard.end, f"spawned\n[proxy:0@here] odd\n\n{'=' * 83}\n=   BAD TERMINATION OF ONE\n".encode())
+    os.write(reader._guard.end, b"more\n")
+    assert mailbox.get(timeout=PATIENCE_SECONDS) == (None, Printed("stdout", "spawned\n"))
+    ranks[0].control.send(Begun(1))
+    assert mailbox.get(timeout=PATIENCE_SECONDS) == (0, Begun(1))

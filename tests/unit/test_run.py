@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from cooptim_lab import InputError, RankFailure, Run, RunStopped
-from cooptim_lab.runs.events import Ended, Note
+from cooptim_lab.runs.events import Ended, Note, Output, Resumed, Unfinished
 from cooptim_lab.runs.run import RunLog
 
 
@@ -130,6 +130,41 @@ def test_the_log_is_read_from_any_place():
     for text in "abc":
         log.append(Note(text=text))
     assert [notes(log.since(i)) for i in (0, 2, 3, 9)] == [["a", "b", "c"], ["c"], [], []]
+
+
+def growing(text, rank=0, stream="stderr"):
+    return Unfinished(rank=rank, stream=stream, text=text)
+
+
+@pytest.mark.parametrize("end", [Ended(state="done"), Resumed(rank=0, step=1, epoch=0.5)])
+def test_of_unfinished_lines_the_log_has_the_present_state_only(end):
+    log = RunLog()
+    for event in (growing("1"), growing("2"), growing("b", stream="stdout"), growing("c", None), growing("d", 1)):
+        log.append(event)
+    log.append(Output(rank=1, stream="stderr", text="d\n"))
+    assert notes(log.unfinished()) == ["c", "2", "b"]
+    assert notes(log.since(0)) == ["d\n"]
+    log.append(growing(" ", None))
+    assert notes(log.unfinished()) == ["2", "b"]
+    log.append(end)
+    assert log.unfinished() == []
+
+
+def test_what_was_seen_of_an_unfinished_line_stays_when_nothing_more_comes(run):
+    run.begin()
+    run.post(growing(" 50%"))
+    run.fail(RunStopped("stopped"))
+    first, end = run.log.since(0)
+    assert (first.rank, first.stream, first.text) == (0, "stderr", " 50%\n")
+    assert isinstance(end, Ended)
+
+
+def test_listeners_hear_of_every_state_of_an_unfinished_line():
+    log, heard = RunLog(), []
+    log.listen(heard.append)
+    for text in "ab":
+        log.append(growing(text))
+    assert notes(heard) == ["a", "b"]
 
 
 def test_a_listener_hears_the_past_and_the_future_once_and_in_order():

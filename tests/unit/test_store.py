@@ -13,7 +13,7 @@ import pytest
 
 from cooptim_lab import Run
 from cooptim_lab.runs import store
-from cooptim_lab.runs.events import Ended, Note, Output, Points, Started
+from cooptim_lab.runs.events import Ended, Note, Output, Points, Started, Unfinished
 from tests.support import refused, run_python
 
 
@@ -38,6 +38,7 @@ def path_of(run):
 def test_a_run_is_read_back_as_it_was(home):
     run = kept(workers=2)
     run.post(Points(rank=1, curve="loss", x=(0.5,), y=(1 / 3,)))
+    run.post(Unfinished(rank=0, stream="stdout", text="Σ"))
     run.post(Output(rank=0, stream="stdout", text="Σ θ_i\n"))
     run.finish(None, summary={"metric": 0.5})
     record = store.load(run.id)

@@ -10,11 +10,12 @@ from cooptim_lab.errors import InputError
 from cooptim_lab.runs import store
 
 from ..grammar import Command, Option
+from ..output import write_output
 from ..picture import Picture
 from ..plots import mime_bundle
 from ..session import Session
 from ..tables import Table
-from ..view import show_result, write_output
+from ..view import show_result
 
 MOST_LISTED = 20
 NONE_YET = "no run on record yet: %cooptim compare makes the first"
@@ -46,8 +47,7 @@ def show_run(session: Session, arguments: argparse.Namespace, cell: str | None) 
     if picture.reason:
         print(picture.reason)  # in full: a figure's title has room for some lines only
     show_result(picture)
-    for event in picture.output:
-        write_output(event)
+    write_output(picture.output)
 
 
 def stop_run(session: Session, arguments: argparse.Namespace, cell: str | None) -> None:
