@@ -13,6 +13,10 @@ import types
 from collections.abc import Iterator
 
 
+ONLY_IF_KNOWN = "try:\n    pass\nexcept NameError:\n    pass"
+"""What was made of something that is not made again cannot be made either: the name is missing where it is used."""
+
+
 class Main(types.ModuleType):
     """An empty `__main__`."""
 
@@ -41,8 +45,20 @@ def _definitions(cell: ast.Module) -> Iterator[ast.stmt]:
         match statement:
             case ast.ImportFrom(module="__future__"):
                 pass  # only at a file's beginning
-            case ast.Import() | ast.ImportFrom() | ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+            case ast.Import() | ast.ImportFrom() if "mpi4py" in ast.unparse(statement):
+                # A process that Python has spawned has MPI's environment of its parent, and would wait in it for ever.
+                yield _within("if __name__ != '__mp_main__':\n    pass", statement)
+            case ast.Import() | ast.ImportFrom():
                 yield statement
+            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+                yield _within(ONLY_IF_KNOWN, statement)
             case ast.Assign(value=value) | ast.AnnAssign(value=ast.expr() as value):
                 if not any(isinstance(each, ast.Call | ast.Await) for each in ast.walk(value)):
-                    yield statement
+                    yield _within(ONLY_IF_KNOWN, statement)
+
+
+def _within(frame: str, statement: ast.stmt) -> ast.stmt:
+    around: ast.stmt = ast.parse(frame).body[0]
+    assert isinstance(around, ast.If | ast.Try)
+    around.body = [statement]
+    return around

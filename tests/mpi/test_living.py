@@ -130,7 +130,8 @@ class TestMain:
         ]
 
     def test_spawned_processes_find_what_cells_have_defined(self, cell):
-        source = "import multiprocessing\nWIDTH = 3\ndef wide(x):\n    return WIDTH * x\nprint('once')"
+        source = "import multiprocessing\nfrom mpi4py import MPI\nworld = MPI.COMM_WORLD\nWIDTH = 3\n"
+        source += "def wide(x):\n    return WIDTH * x\nprint('once')"
         cell(source, 1)
         pool = "with multiprocessing.get_context('spawn').Pool(1) as pool:\n    found = pool.map(wide, [1, 2])\nfound"
         assert cell(pool, 1) == [[3, 6]]
