@@ -12,7 +12,6 @@ import os
 import types
 from collections.abc import Iterator
 
-
 ONLY_IF_KNOWN = "try:\n    pass\nexcept NameError:\n    pass"
 """What was made of something that is not made again cannot be made either: the name is missing where it is used."""
 
