@@ -25,8 +25,9 @@ from .forking import Nursery
 from .guarding import Guard
 from .launch import Launch, rank_environment
 from .mailbox import Mailbox
-from .meeting import Arrival, Door, make_directory, meeting_file
+from .meeting import Arrival, Door, meeting_file
 from .parcel import machine
+from .places import make_directory
 from .reading import Reader
 from .survey import SURVEY_SECONDS, Survey
 

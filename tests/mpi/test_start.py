@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from cooptim_lab import PoolError, RankPool, RunStopped
-from cooptim_lab.ranks import launch, meeting, rankset
+from cooptim_lab.ranks import launch, places, rankset
 from cooptim_lab.ranks.launch import Launch
 from cooptim_lab.ranks.meeting import HANDSHAKE_SECONDS, Door, Meeting
 from cooptim_lab.ranks.rankset import RankSet
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.mpi
 
 
 def test_a_stranger_is_refused_and_does_not_hurt_the_start(monkeypatch, nothing_left):
-    directory = meeting.make_directory()
+    directory = places.make_directory()
     monkeypatch.setattr(rankset, "make_directory", lambda: directory)
     ranks = RankSet(2, queue.SimpleQueue(), Launch())
     start = threading.Thread(target=ranks.start)
@@ -60,7 +60,7 @@ def connect_when_it_listens(socket: Path, *, key: bytes) -> None:
 
 
 def test_the_key_is_nobody_elses_to_read():
-    directory = meeting.make_directory()
+    directory = places.make_directory()
     try:
         with Door(directory):
             assert stat.S_IMODE(directory.stat().st_mode) == 0o700
@@ -104,7 +104,7 @@ def test_who_does_not_know_the_key_is_not_heard(tmp_path):
 def test_a_long_temporary_directory_is_no_trouble(tmp_path, monkeypatch, nothing_left):
     long = tmp_path / ("x" * 120)
     long.mkdir()
-    monkeypatch.setattr(meeting.tempfile, "tempdir", str(long))
+    monkeypatch.setattr(places.tempfile, "tempdir", str(long))
     with RankPool(1) as pool:
         assert pool.run(lambda context: context.rank) == [0]
         nothing_left()
