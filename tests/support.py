@@ -74,13 +74,13 @@ def wait_until(condition: Callable[[], object], seconds: float = PATIENCE_SECOND
 def rank_processes() -> set[int]:
     """Living processes of ranks, launcher, guard and nursery that this test session has started, however related.
 
-    This process's own nursery is not among them: it is there for the whole session.
+    This process's own nursery, and its guard, are not among them: they are there for the whole session.
     """
     home, found, nursery = os.environ["COOPTIM_HOME"], set(), current_nursery()
     for process in psutil.process_iter():
         try:
             is_ours = re.search(r"cooptim_lab[./]ranks", " ".join(process.cmdline()))
-            if nursery is not None and process.pid == nursery.pid:
+            if nursery is not None and nursery.guard in (process.pid, process.ppid()):
                 continue
             if is_ours and process.environ().get("COOPTIM_HOME") == home and process.status() != psutil.STATUS_ZOMBIE:
                 found.add(process.pid)

@@ -14,11 +14,14 @@ from collections.abc import Sequence
 from ..hardware.cgroups import oom_kills
 from .forking import Nursery
 from .parcel import machine
+from .room import describe_shared_memory
 from .wire import Hello
 
 WORD_SECONDS = 0.5
 """How long after a rank's end its cause may take to be told."""
 LOOK_SECONDS = 0.02
+FULL = re.compile(rf"EXIT CODE: {signal.SIGBUS:d}$|signal {signal.SIGBUS:d}\b")
+"""What a launcher says of a rank that found no room in shared memory, which MPI does not ask for before it writes."""
 KILLING_SIGNALS = {int(s) for s in (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE)}
 
 
@@ -38,6 +41,7 @@ class Ends:
     def __init__(self, said: Sequence[str], nursery: Nursery | None, *, is_here: bool) -> None:
         self._said, self._nursery, self._is_here = said, nursery, is_here
         self._oom_kills = oom_kills()
+        self._before = set() if nursery is None else set(nursery.ended.items())
 
     def of_rank(self, hello: Hello) -> str:
         """What is known of the end of a rank that is gone, waiting a moment for it; a plain word where nothing is."""
@@ -60,6 +64,10 @@ class Ends:
 
     def before_ready(self) -> str:
         """What the launcher said of a start that failed, each thing once and without the frame around it."""
+        new = {} if self._nursery is None else self._nursery.ended.items() - self._before
+        is_full = any(os.waitstatus_to_exitcode(status) == -signal.SIGBUS for _, status in new)
+        if is_full or any(FULL.search(line) for line in self._said):
+            return describe_shared_memory()
         return " | ".join(dict.fromkeys(filter(is_telling, self._said))) or "nothing was printed"
 
     def _out_of_memory(self, hello: Hello) -> bool | None:

@@ -1,4 +1,4 @@
-"""The kernel's handle on the nursery (nursery.py): start it, know when it is ready, hear how its ranks ended.
+"""The kernel's handle on the nursery (nursery.py): started under a guard, known to be ready, heard of how ranks ended.
 
 Imports nothing heavy: the extension starts the nursery the moment it is loaded.
 """
@@ -12,13 +12,18 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 from . import starting
+from .living import handle_of, is_over
+from .places import make_directory
 
+END_SECONDS = 5.0
+"""How long its guard may take to take everything down, which takes a fraction of it."""
+GONE_SECONDS = 0.2
 READY_SECONDS = 60.0
 """After so long it is given up, and ranks start as processes of their own."""
 STUB = Path(__file__).with_name("stub.py")
@@ -42,9 +47,12 @@ class Nursery:
         self.said: list[str] = []
         self._settled = threading.Event()
         self._is_ready = False
-        self._directory = Path(tempfile.mkdtemp(prefix="cooptim-"))
+        self._pid: int | None = None
+        self._end: int | None = None  # readable once it is gone, before its guard has tidied up
+        self._directory = make_directory()
+        kernel, place = str(os.getpid()), str(self._directory)
         self._process = subprocess.Popen(
-            starting.command("nursery", str(os.getpid()), str(self._directory)),
+            [*starting.command("guard", kernel, place, os.devnull), *starting.command("nursery", kernel, place)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -56,8 +64,13 @@ class Nursery:
         self._listener.start()
 
     @property
-    def pid(self) -> int:
-        """Of the process."""
+    def pid(self) -> int | None:
+        """Of the process, once it is ready."""
+        return self._pid
+
+    @property
+    def guard(self) -> int:
+        """Process id of the guard that owns it."""
         return self._process.pid
 
     @property
@@ -68,20 +81,21 @@ class Nursery:
     @property
     def is_usable(self) -> bool:
         """Whether ranks can be forked, or it may yet be so."""
-        return self._process.poll() is None and (self._is_ready or not self._settled.is_set())
+        return self._is_alive() and (self._is_ready or not self._settled.is_set())
 
     def is_gone(self) -> bool:
         """Whether it has ended, giving an end that has just come a moment to be seen."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(0.2)
-        return self._process.poll() is not None
+        deadline = time.monotonic() + GONE_SECONDS
+        while self._is_alive() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return not self._is_alive()
 
     def wait_until_ready(self, cancelled: Callable[[], bool] = lambda: False) -> bool:
         """Wait for the imports; returns whether ranks can be forked now."""
         for _ in range(int(READY_SECONDS * 10)):
             if self._settled.wait(0.1) or cancelled():
                 break
-        return self._is_ready and self._process.poll() is None
+        return self._is_ready and self._is_alive()
 
     def reason(self) -> str:
         """Why ranks cannot be forked."""
@@ -97,12 +111,20 @@ class Nursery:
         with contextlib.suppress(OSError):
             self._process.stdin.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(0.5)
+            self._process.wait(END_SECONDS)
         if self._process.poll() is None:
-            self._process.kill()  # it was still importing
-            self._process.wait(5)
+            self._process.kill()  # the nursery sees it
+            self._process.wait(END_SECONDS)
         self._listener.join(2)
+        if self._end is not None:
+            os.close(self._end)
+            self._end = None
         shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _is_alive(self) -> bool:
+        if self._process.poll() is not None:
+            return False
+        return self._end is None or not is_over(self._end)
 
     def _listen(self) -> None:
         assert self._process.stdout is not None
@@ -114,6 +136,9 @@ class Nursery:
                     self.said.append(line.decode(errors="replace").rstrip())
                     continue
                 if "ready" in message:
+                    self._pid = pid = message["ready"]
+                    with contextlib.suppress(ProcessLookupError):  # then its guard ends as well
+                        self._end = handle_of(pid)
                     self._is_ready = True
                     self._settled.set()
                 elif "pid" in message:

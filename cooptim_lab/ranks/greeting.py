@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from ..hardware import allowed_cpus
-from .guard import open_segments
 from .meeting import Meeting
 from .parcel import machine
+from .traces import open_segments
 from .wire import Hello
 
 

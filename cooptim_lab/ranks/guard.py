@@ -4,9 +4,8 @@
 
 It runs COMMAND (mpiexec and its ranks), which reads the file INPUT, in a session of its own, adopts what the tree
 orphans, and takes everything down as soon as its stdin ends (the kernel closed it, or died), the kernel is gone, or
-COMMAND has ended. "Everything" is every descendant, the shared-memory segments that they had open, and DIRECTORY. A
-line on stdin names a further segment, or says "end": a process that the kernel forked may hold its end of the pipe
-open.
+COMMAND has ended. "Everything" is every descendant, the files that they would leave (traces.py), and DIRECTORY. A line
+on stdin names a further file, or says "end": a process that the kernel forked may hold its end of the pipe open.
 
 Single-threaded, imports nothing heavy, knows nothing of what the ranks do. On Linux it is a child subreaper and COMMAND
 dies with it; elsewhere orphans cannot be adopted, and ranks end by themselves when their control connection does.
@@ -27,7 +26,10 @@ from pathlib import Path
 
 import psutil
 
+from .traces import Watch, files_below, open_files, remove
+
 GRACE_SECONDS = 0.3  # between SIGTERM and SIGKILL
+LOOK_SECONDS = 0.05  # after this, who has made a file in /dev/shm has mapped it
 CHECK_SECONDS = 0.5  # how often to look for the kernel where the system cannot tell of its end
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # <linux/prctl.h>
 IS_LINUX = sys.platform == "linux"
@@ -40,17 +42,16 @@ def main(arguments: list[str]) -> int:
         signal.signal(number, signal.SIG_IGN)  # only the three reasons above end it
     if IS_LINUX:
         prctl(PR_SET_CHILD_SUBREAPER, 1)
-    segments: set[str] = set()
+    files: set[str] = set()
     try:
         prepare = die_with_parent if IS_LINUX else None  # safe: this process has one thread
         with source.open("rb") as told, subprocess.Popen(command, stdin=told, preexec_fn=prepare) as child:  # noqa: PLW1509
-            watch(kernel, child, segments)
-            take_down(segments)
+            watch(kernel, child, files)
+            take_down(files)
     except OSError as error:
         print(f"cannot run {error.filename or command[0]}: {error.strerror}", flush=True)
     finally:
-        for segment in segments:
-            Path(segment).unlink(missing_ok=True)
+        remove(files)
         shutil.rmtree(directory, ignore_errors=True)
     return 0
 
@@ -68,8 +69,12 @@ def die_with_parent() -> None:
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def watch(kernel: int, child: subprocess.Popen[bytes], segments: set[str]) -> None:
-    """Wait until stdin ends, the kernel is gone or the child has ended; gather the segments named on stdin."""
+def watch(kernel: int, child: subprocess.Popen[bytes], files: set[str]) -> None:
+    """Wait until stdin ends, the kernel is gone or the child has ended.
+
+    Gathers the files that are named on stdin, and those of the tree when it makes shared memory: what the launcher
+    has ended by then, a rank that a rank has spawned for one, cannot be asked any more.
+    """
     poller = select.poll()
     poller.register(0, select.POLLIN | select.POLLHUP)
     handles = []
@@ -80,53 +85,46 @@ def watch(kernel: int, child: subprocess.Popen[bytes], segments: set[str]) -> No
             except ProcessLookupError:
                 return  # gone already
             poller.register(handles[-1], select.POLLIN)
+    made, is_to_look = Watch(), False
+    if made.descriptor is not None:
+        poller.register(made.descriptor, select.POLLIN)
     pending = b""
     while True:
-        ready = poller.poll(None if IS_LINUX else CHECK_SECONDS * 1000)
-        if any(descriptor in handles for descriptor, _ in ready):
+        patience = LOOK_SECONDS if is_to_look else None if IS_LINUX else CHECK_SECONDS
+        ready = [descriptor for descriptor, _ in poller.poll(None if patience is None else patience * 1000)]
+        if any(descriptor in handles for descriptor in ready):
             return
         if not IS_LINUX and (child.poll() is not None or not psutil.pid_exists(kernel)):
             return
-        if any(descriptor == 0 for descriptor, _ in ready):
+        if made.descriptor in ready:
+            is_to_look = made.read() or is_to_look
+        elif is_to_look:
+            files |= files_below(os.getpid())
+            is_to_look = False
+        if 0 in ready:
             data = os.read(0, 65536)
             if not data:
                 return
             *lines, pending = (pending + data).split(b"\n")
             if b"end" in lines:
                 return
-            segments.update(os.fsdecode(line) for line in lines)
+            files.update(os.fsdecode(line) for line in lines)
 
 
-def take_down(segments: set[str]) -> None:
-    """End every descendant: SIGTERM, a moment, SIGKILL until none is left. Gathers their segments before."""
-    me = psutil.Process()
-    tree = me.children(recursive=True)
-    segments.update(path for process in tree for path in open_segments(process.pid))
-    for process in tree:
-        _signal(process, signal.SIGTERM)
-    _, alive = psutil.wait_procs(tree, timeout=GRACE_SECONDS)
-    while alive:
-        for process in alive:
-            segments.update(open_segments(process.pid))
-            _signal(process, signal.SIGKILL)
-        psutil.wait_procs(alive, timeout=GRACE_SECONDS)
+def take_down(files: set[str]) -> None:
+    """End every descendant: SIGTERM, a moment, SIGKILL until none is left. Gathers their files before."""
+    me, asked = psutil.Process(), set[psutil.Process]()
+    deadline = time.monotonic() + GRACE_SECONDS
+    while tree := me.children(recursive=True):  # also what was started or adopted meanwhile
+        for process in tree:
+            files |= open_files(process.pid)
+        left = deadline - time.monotonic()
+        for process in tree:
+            if left <= 0 or process not in asked:
+                _signal(process, signal.SIGKILL if left <= 0 else signal.SIGTERM)
+        asked.update(tree)
+        psutil.wait_procs(tree, timeout=left if left > 0 else GRACE_SECONDS)
         _reap()
-        alive = me.children(recursive=True)  # also what was started meanwhile
-    _reap()
-
-
-def open_segments(pid: int) -> set[str]:
-    """The files of MPI in /dev/shm that a process has mapped; empty where the system has no such directory."""
-    try:
-        maps = Path(f"/proc/{pid}/maps").read_text().splitlines()
-    except OSError:
-        return set()
-    return {line.split(maxsplit=5)[5] for line in maps if is_segment(line)}
-
-
-def is_segment(line: str) -> bool:
-    """Whether a line of a process's maps is about MPI's shared memory: MPICH's or Open MPI's."""
-    return ("/dev/shm/mpich_shm" in line or "/dev/shm/sm_segment" in line) and "(deleted)" not in line
 
 
 def _signal(process: psutil.Process, number: int) -> None:

@@ -56,13 +56,14 @@ class Guard:
         self._input, self._output = self._process.stdin, self._process.stdout
         os.set_blocking(self._output.fileno(), False)
 
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
     def fileno(self) -> int:
         """Of what it prints, for a selector."""
         return self._output.fileno()
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
 
     def read(self) -> str | None:
         """Keep what has been printed, and return what lines are whole; None when all has ended that it runs, and it."""

@@ -135,7 +135,8 @@ class Launch:
 
 def _read_launcher(text: str) -> tuple[str, ...]:
     try:
-        words = tuple(shlex.split(text))
+        # Doubled, as a notebook wants them where it knows variables of these names.
+        words = tuple(shlex.split(text.replace(f"{{{WORKERS}}}", WORKERS).replace(f"{{{HOSTS}}}", HOSTS)))
     except ValueError as error:
         raise InputError(f"--launcher {text}: {error}") from None
     if not any(WORKERS in word for word in words):

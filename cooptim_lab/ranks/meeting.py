@@ -20,7 +20,6 @@ import os
 import queue
 import secrets
 import socket
-import tempfile
 import threading
 import time
 from dataclasses import dataclass
@@ -30,8 +29,6 @@ from pathlib import Path
 
 from . import wire
 
-SOCKET_PATH_LIMIT = 100
-"""Bytes that a Unix socket's path may have, a little under what Linux (108) and macOS (104) take."""
 HANDSHAKE_SECONDS = 10.0
 """So long may somebody who knocks take to prove the key."""
 CONNECT_SECONDS = 30.0
@@ -91,15 +88,6 @@ class Meeting:
         deliver_challenge(connection, self.key)
         connection.send((role, rank))
         return connection
-
-
-def make_directory() -> Path:
-    """A private directory, short enough a path for a socket in it."""
-    directory = Path(tempfile.mkdtemp(prefix="cooptim-"))
-    if len(os.fsencode(directory / "socket")) > SOCKET_PATH_LIMIT:
-        directory.rmdir()
-        directory = Path(tempfile.mkdtemp(prefix="cooptim-", dir="/tmp"))
-    return directory
 
 
 def meeting_file(directory: Path) -> Path:

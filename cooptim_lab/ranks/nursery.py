@@ -6,16 +6,19 @@ It waits at a socket in DIRECTORY for stubs (stub.py), which mpiexec starts. For
 the stub's environment and descriptors and becomes a rank: mpiexec still decides who runs where, and each rank
 initialises MPI by itself. A rank lives as long as its stub; all of them, and the nursery, as long as the kernel.
 
+What a rank's program has started ends with the rank: each rank adopts what its own tree orphans, and the nursery what a
+rank leaves, which it ends. A guard (guard.py) owns the nursery and does the same for it; were that guard to be killed,
+the nursery takes all down by itself.
+
 Single-threaded when it forks, by proof and not by hope: a thread that the imports have left makes it refuse. CUDA is
-not touched. What it has to say goes to stdout, a JSON object a line: `{"ready": true}`, then `{"pid": ..., "status":
-...}` for every rank that has ended.
+not touched. What it has to say goes to stdout, a JSON object a line: `{"ready": ...}` with its process id, then
+`{"pid": ..., "status": ...}` for every rank that has ended.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-import gc
 import json
 import os
 import selectors
@@ -24,17 +27,18 @@ import signal
 import socket
 import struct
 import sys
-import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .guard import PR_SET_PDEATHSIG, open_segments, prctl
+from .guard import PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG, prctl, take_down
+from .preloading import preload, reseed
+from .traces import children_of, open_segments, remove
 
-LOW_PRIORITY = 10  # niceness of the imports: a notebook that has just been opened goes first
-IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # only the kernel's end is a reason to end
-THREAD_ENDS = 100  # looks, a hundredth of a second apart
+IGNORED = (signal.SIGINT, signal.SIGHUP)  # the guard, which ends with the kernel, says SIGTERM
+ORPHAN_SECONDS = 0.5
+"""So long may what a rank has left take to end by itself: Python's own process that tidies shared memory needs it."""
 FREE_DESCRIPTOR = 500  # above every number that a stub may ask for
 
 
@@ -52,6 +56,8 @@ class Nursery:
     def __init__(self, kernel: int, directory: Path) -> None:
         self._selector = selectors.DefaultSelector()
         self._children: dict[int, _Child] = {}
+        self._orphans: dict[int, float] = {}  # what ranks have left, and until when it may end by itself
+        self._owner = os.getppid()
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(socket_path(directory)))
         socket_path(directory).chmod(0o600)
@@ -59,23 +65,28 @@ class Nursery:
         self._kernel = os.pidfd_open(kernel)
         self._wake_read, self._wake_write = socket.socketpair()
         self._wake_write.setblocking(False)
+        self._not_ranks: tuple[int, ...] = ()
 
     def serve(self) -> None:
         """Fork for every stub; pass on every end; take all down with the kernel."""
         signal.set_wakeup_fd(self._wake_write.fileno())
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
-        for end in (0, self._kernel):
+        prctl(PR_SET_CHILD_SUBREAPER, 1)
+        owner = os.pidfd_open(self._owner)
+        prctl(PR_SET_PDEATHSIG, 0)  # it has more to do than to die
+        for end in (owner, self._kernel):
             self._selector.register(end, selectors.EVENT_READ, "end")
+        self._not_ranks = (owner, self._kernel)
         self._selector.register(self._listener, selectors.EVENT_READ, "stub")
         self._selector.register(self._wake_read, selectors.EVENT_READ, "child")
-        say({"ready": True})
+        say({"ready": os.getpid()})
         while True:
-            for chosen, _ in self._selector.select():
+            for chosen, _ in self._selector.select(ORPHAN_SECONDS / 5 if self._orphans else None):
                 match chosen.data:
                     case "end":
-                        for pid in list(self._children):
-                            end_rank(pid)
-                            os.waitpid(pid, 0)
+                        files: set[str] = set()
+                        take_down(files)
+                        remove(files)
                         return
                     case "stub":
                         self._take()
@@ -86,6 +97,8 @@ class Nursery:
                         # A stub is gone: so must its rank be; its end is reaped like any other.
                         self._selector.unregister(chosen.fileobj)
                         end_rank(pid)
+            if self._orphans:
+                self._end_orphans()
 
     def _take(self) -> None:
         stub, _ = self._listener.accept()
@@ -109,13 +122,16 @@ class Nursery:
         self._selector.register(stub, selectors.EVENT_READ, pid)
 
     def _reap(self) -> None:
-        while self._children:
+        while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
-                return
+                pid = 0
             if pid == 0:
-                return
+                break
+            if pid not in self._children:  # what a rank had left
+                self._orphans.pop(pid, None)
+                continue
             child = self._children.pop(pid)
             say({"pid": pid, "status": status})
             with contextlib.suppress(KeyError):
@@ -123,11 +139,26 @@ class Nursery:
             with contextlib.suppress(OSError):  # the stub may be gone
                 child.stub.sendall(str(status).encode())
             child.stub.close()
+        self._end_orphans()
+
+    def _end_orphans(self) -> None:
+        """End what ranks have left: whoever is a child of this process and no rank. Its own children come here next."""
+        now = time.monotonic()
+        for pid in children_of(os.getpid()):
+            if pid in self._children:
+                continue
+            remove(open_segments(pid))
+            if pid not in self._orphans:
+                self._orphans[pid] = now + ORPHAN_SECONDS
+                os.kill(pid, signal.SIGTERM)
+            elif now > self._orphans[pid]:
+                os.kill(pid, signal.SIGKILL)
 
     def _become_rank(self, request: dict[str, Any], received: list[int]) -> None:
         """In the child: leave what is the nursery's, take what is the stub's, run the rank. Does not return."""
         try:
             prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+            prctl(PR_SET_CHILD_SUBREAPER, 1)  # a daemon that its program makes is nobody else's
             os.setsid()
             signal.set_wakeup_fd(-1)
             for number in (signal.SIGCHLD, *IGNORED):
@@ -140,7 +171,8 @@ class Nursery:
                 *(c.stub for c in self._children.values()),
             ):
                 closable.close()
-            os.close(self._kernel)
+            for descriptor in self._not_ranks:
+                os.close(descriptor)
             # Received numbers and wanted ones overlap: out of the way first, then each to its place.
             moved = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, FREE_DESCRIPTOR) for descriptor in received]
             for descriptor in received:
@@ -181,67 +213,12 @@ def _heard(stub: socket.socket, received: list[int]) -> dict[str, Any]:
     return json.loads(data)
 
 
-def preload() -> None:
-    """Import what ranks always need, politely, and see that no thread is left.
-
-    Raises
-    ------
-    RuntimeError
-        When a thread is left: a fork would copy its locks without it.
-    ImportError
-        Or whatever else an import has raised.
-    """
-
-    failed: list[BaseException] = []
-
-    def imports() -> None:
-        try:
-            politely()
-        except BaseException as error:  # noqa: BLE001 - raised again where it can be told
-            failed.append(error)
-
-    def politely() -> None:
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOW_PRIORITY)  # of this thread alone
-        import cloudpickle  # noqa: F401
-        import sklearn.datasets  # noqa: F401
-        import threadpoolctl  # noqa: F401
-        import torch
-        import torch._dynamo  # noqa: F401 - torch's optimizers import it: a second, and 75 MB of every rank's own
-
-        from .. import programs  # noqa: F401
-        from . import rank, spmd  # noqa: F401
-
-    thread = threading.Thread(target=imports)
-    thread.start()
-    thread.join()
-    if failed:
-        raise failed[0]
-    gc.collect()
-    gc.freeze()  # the collector of a rank would write to every object's header, and so copy every page
-    for _ in range(THREAD_ENDS):
-        left = len(list(Path("/proc/self/task").iterdir())) - 1
-        if not left:
-            return
-        time.sleep(0.01)  # a thread that was joined is gone for the system a moment later
-    raise RuntimeError(f"{left} threads are left by the imports: ranks cannot be forked")
-
-
-def reseed() -> None:
-    """Forked ranks would all draw the same numbers (Python's own generator is seeded anew by the fork itself)."""
-    import numpy as np
-    import torch
-
-    np.random.seed()
-    torch.seed()
-
-
 def end_rank(pid: int) -> None:
     """Kill a rank and remove the shared memory that it had open, which nobody else may know of yet."""
     segments = open_segments(pid)
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-    for segment in segments:
-        Path(segment).unlink(missing_ok=True)
+    remove(segments)
 
 
 def say(message: dict[str, Any]) -> None:

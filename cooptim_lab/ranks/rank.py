@@ -37,7 +37,6 @@ from ..comm.waiting import LONGEST, SHORTEST
 from ..errors import InputError
 from . import heap, wire
 from .greeting import find_meeting, greet
-from .guard import open_segments
 from .imported import Imported
 from .parcel import Store, unpack
 from .printing import flush_output, see_off
@@ -45,6 +44,7 @@ from .spmd import take_main
 from .starting import put_back
 from .surroundings import Surroundings
 from .tracebacks import one_line, own_traceback
+from .traces import open_segments
 from .wire import Begun, Failed, Finished, Happened, Leave, Start, Stop, Stored, Told
 from .worlds import Worlds
 

@@ -25,9 +25,11 @@ from .forking import Nursery
 from .guarding import Guard
 from .launch import Launch, rank_environment
 from .mailbox import Mailbox
-from .meeting import Arrival, Door, make_directory, meeting_file
+from .meeting import Arrival, Door, meeting_file
 from .parcel import machine
+from .places import make_directory
 from .reading import Reader
+from .room import check_shared_memory
 from .survey import SURVEY_SECONDS, Survey
 
 START_SECONDS = 120.0
@@ -91,9 +93,12 @@ class RankSet:
         InputError
             When the hosts have no room for so many.
         PoolError
-            When the launcher is not there, ends early, or starts something else than it was asked to; when `cancelled`.
+            When the launcher is not there, ends early, or starts something else than it was asked to; when `cancelled`;
+            when this machine's shared memory has no room.
         """
         command, address = self._launch.command(self.workers), self._launch.address()
+        if self._launch.is_here:
+            check_shared_memory(self.workers)
         try:
             self._start(command, address, cancelled)
         except OSError as error:  # no room for a file, a process, a descriptor; a rank that died while it was greeted

@@ -1,11 +1,16 @@
 """The thread that reads what the ranks of one launch say and print, and notices their end.
 
+A rank that has forked is at its end when the process is: its child holds the same connections. Then what it has sent is
+read still, and no more.
+
 Everything is put into the mailbox, in order; what to make of it is not known here, nor is anything sent.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 import selectors
 import socket
 import threading
@@ -15,6 +20,7 @@ from multiprocessing.connection import Connection, wait
 
 from . import wire
 from .guarding import CHUNK, Guard
+from .living import handle_of_peer, is_over
 from .mailbox import Lost, Mailbox, Printed, Printing, Unreadable
 from .sieve import Sieve
 from .spawned import Spawned
@@ -58,6 +64,7 @@ class Reader:
         self._selector = selectors.DefaultSelector()
         self._controls: dict[int, Connection] = {}
         self._alive: set[int] = set()
+        self._handles: dict[int, int] = {}
         self._far: set[int] = set()
         self._streams: dict[tuple[int, str], Stream] = {}
         self._sieve = Sieve()
@@ -71,6 +78,14 @@ class Reader:
         if not is_here:
             self._far.add(rank)
         self._selector.register(connection, selectors.EVENT_READ, (rank, "control"))
+        try:
+            handle = handle_of_peer(connection.fileno())
+        except ProcessLookupError:
+            self._end_control(rank)
+            return
+        if handle is not None:
+            self._handles[rank] = handle
+            self._selector.register(handle, selectors.EVENT_READ, (rank, "process"))
 
     def add_stream(self, rank: int, role: str, connection: Connection) -> None:
         """What a rank prints is to be read from here; `role` is one of `STREAMS`."""
@@ -124,8 +139,19 @@ class Reader:
                     if not self._hear(rank):
                         self._on_loss(rank)
                         break  # others were heard too: who was chosen with it may have no more to say
+                elif role == "process":
+                    self._end_control(rank)
                 else:
                     self._read_stream(rank, role)
+
+    def _end_control(self, rank: int) -> None:
+        """Its process has ended: after what has come already, its control connection is at its end for this side."""
+        handle = self._handles.pop(rank, None)
+        if handle is not None:
+            self._selector.unregister(handle)
+            os.close(handle)
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(self._controls[rank].fileno())) as same:
+            same.shutdown(socket.SHUT_RD)
 
     def _hear(self, rank: int) -> bool:
         """Take a message of a rank's; False at its end."""
@@ -153,6 +179,8 @@ class Reader:
         The launcher ends the others when one has ended: if this thread was late, the first may not be the one it saw.
         """
         self.is_broken = True
+        for other in [other for other, handle in self._handles.items() if is_over(handle)]:
+            self._end_control(other)
         others = frozenset(other for other in tuple(self._alive) if self._is_at_end(other))
         for gone in (rank, *others):
             self._drain(gone, LATE_SECONDS if gone in self._far else 0.0)
@@ -231,6 +259,8 @@ class Reader:
 
     def _close_all(self) -> None:
         self._selector.close()
+        for handle in self._handles.values():
+            os.close(handle)
         for connection in self._controls.values():
             connection.close()
         for stream in self._streams.values():

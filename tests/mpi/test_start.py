@@ -8,19 +8,23 @@ import queue
 import shutil
 import socket
 import stat
+import subprocess
 import sys
 import threading
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection
 from pathlib import Path
 
+import psutil
 import pytest
 
 from cooptim_lab import PoolError, RankPool, RunStopped
-from cooptim_lab.ranks import launch, meeting, rankset
+from cooptim_lab.ranks import forking, launch, places, rankset
+from cooptim_lab.ranks.guarding import Guard
 from cooptim_lab.ranks.launch import Launch
 from cooptim_lab.ranks.meeting import HANDSHAKE_SECONDS, Door, Meeting
 from cooptim_lab.ranks.rankset import RankSet
+from cooptim_lab.ranks.traces import TOPOLOGY, open_files
 from cooptim_lab.runs.events import Phase
 from tests.support import GONE_SECONDS, PATIENCE_SECONDS, rank_processes, wait_until
 
@@ -28,7 +32,7 @@ pytestmark = pytest.mark.mpi
 
 
 def test_a_stranger_is_refused_and_does_not_hurt_the_start(monkeypatch, nothing_left):
-    directory = meeting.make_directory()
+    directory = places.make_directory()
     monkeypatch.setattr(rankset, "make_directory", lambda: directory)
     ranks = RankSet(2, queue.SimpleQueue(), Launch())
     start = threading.Thread(target=ranks.start)
@@ -60,7 +64,7 @@ def connect_when_it_listens(socket: Path, *, key: bytes) -> None:
 
 
 def test_the_key_is_nobody_elses_to_read():
-    directory = meeting.make_directory()
+    directory = places.make_directory()
     try:
         with Door(directory):
             assert stat.S_IMODE(directory.stat().st_mode) == 0o700
@@ -104,11 +108,92 @@ def test_who_does_not_know_the_key_is_not_heard(tmp_path):
 def test_a_long_temporary_directory_is_no_trouble(tmp_path, monkeypatch, nothing_left):
     long = tmp_path / ("x" * 120)
     long.mkdir()
-    monkeypatch.setattr(meeting.tempfile, "tempdir", str(long))
+    monkeypatch.setattr(places.tempfile, "tempdir", str(long))
     with RankPool(1) as pool:
         assert pool.run(lambda context: context.rank) == [0]
         nothing_left()
     assert list(long.iterdir()) == []
+
+
+def test_a_nursery_finds_a_short_place_too_and_programs_their_own(tmp_path, monkeypatch):
+    """83 characters: a socket's path in a directory of its own would be too long there."""
+    long = Path(str(tmp_path / ("x" * 83))[:83])
+    long.mkdir(exist_ok=True)
+    monkeypatch.setenv("TMPDIR", str(long))
+    monkeypatch.setattr(places.tempfile, "tempdir", None)
+    monkeypatch.setattr(forking, "_shared", None)
+    try:
+        with RankPool(1) as pool:
+            seen = pool.run(lambda context: (os.environ["TMPDIR"], __import__("tempfile").gettempdir(), os.getppid()))
+        assert seen == [(str(long), str(long), forking.current_nursery().pid)]
+    finally:
+        forking.close_shared_nursery()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what a process has open")
+def test_a_start_cut_short_leaves_no_topology_of_the_launchers(monkeypatch, tmp_path):
+    """The launcher has written it to /tmp and, halted, does not come to remove it."""
+    mpiexec = launch.find_mpiexec()
+    program = "from mpi4py import MPI; import time; time.sleep(600)"
+    directory = places.make_directory()
+    guard = Guard(directory, Path(os.devnull), [str(mpiexec), "-n", "2", sys.executable, "-c", program], os.environ)
+    found: list[tuple[psutil.Process, str]] = []
+
+    def has_written() -> bool:
+        tree = psutil.Process(guard.pid).children(recursive=True)
+        files = [(process, file) for process in tree for file in open_files(process.pid) if file.startswith(TOPOLOGY)]
+        found.extend(files[:1])
+        return bool(found)
+
+    try:
+        if not wait_until(has_written, 10):
+            pytest.skip("this launcher writes none")
+        for process in psutil.Process(guard.pid).children(recursive=True):
+            process.suspend()
+    finally:
+        guard.end()
+        guard.wait(PATIENCE_SECONDS)
+        guard.close()
+    process, file = found[0]
+    assert not process.is_running()
+    assert not Path(file).exists()
+    assert not directory.exists()
+
+
+IN_SMALL_MEMORY = """
+from cooptim_lab import PoolError, RankPool
+from cooptim_lab.ranks import rankset
+with RankPool(3) as pool:
+    print(pool.run(lambda context: context.comm.allreduce(1)))
+with RankPool(4) as pool:
+    try:
+        pool.start()
+    except PoolError as error:
+        print(error)
+rankset.check_shared_memory = lambda workers: None
+with RankPool(4) as pool:
+    try:
+        pool.start()
+    except PoolError as error:
+        print(error)
+"""
+
+
+@pytest.mark.parametrize("nursery", ["on", "off"])
+def test_where_shared_memory_is_too_small_it_is_said_and_how_many_fit(nursery):
+    script = 'mount -t tmpfs -o size=3400k tmpfs /dev/shm && exec "$0" -c "$1"'
+    if subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("a mount of one's own is not allowed here")
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script, sys.executable, IN_SMALL_MEMORY],
+        capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False,
+        env={**os.environ, forking.SWITCH: nursery},
+    )  # fmt: skip
+    worked, refused, failed = done.stdout.splitlines()
+    assert worked == "[3, 3, 3]"
+    assert refused.startswith("/dev/shm is full (3.32 MB): 4 ranks need 4.25 MB, there is room for 3; ask for fewer")
+    if nursery == "on":  # which sees how each rank ended; the launcher tells of one that it has killed itself
+        assert failed == "the ranks ended before they were ready: /dev/shm is full (3.32 MB)"
 
 
 def failed_start(monkeypatch, mpiexec: Path | None) -> str:

@@ -181,7 +181,8 @@ def test_what_all_may_use_uses_nothing(module):
 
 
 def test_the_guard_is_light():
-    assert imports(f"{ENGINE}.ranks.guard", EVERY) & {*EVERY, *HEAVY, "numpy"} == set()
+    for module, needs in {"guard": {f"{ENGINE}.ranks.traces"}, "traces": set()}.items():
+        assert imports(f"{ENGINE}.ranks.{module}", EVERY) & {*EVERY, *HEAVY, "numpy"} == needs
 
 
 class TestTheReader:

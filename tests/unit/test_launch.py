@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from cooptim_lab import InputError, PoolError, RankPool
 from cooptim_lab.hardware import find_mpiexec
-from cooptim_lab.ranks import launch, wire
+from cooptim_lab.ranks import launch, room, wire
 from cooptim_lab.ranks.cpus import crowded, share_cpus
 from cooptim_lab.ranks.ends import describe_end, end_in_words_of_launcher
 from cooptim_lab.ranks.launch import LOOPBACK, Launch, rank_environment
@@ -48,6 +50,23 @@ def test_a_launcher_is_words_and_no_shell(tmp_path):
     run.chmod(0o700)
     launch = Launch.parse(launcher=f"'{run}' --mpi=pmi2 -n{{workers}} --name '$HOME {{x}}; ls'")
     assert launch.command(5) == [str(run), "--mpi=pmi2", "-n5", "--name", "$HOME {x}; ls"]
+
+
+def test_doubled_braces_are_as_good_as_single_ones(tmp_path):
+    run = tmp_path / "run"
+    run.write_text("")
+    run.chmod(0o700)
+    assert Launch.parse(launcher=f"{run} -n {{{{workers}}}}").command(5) == [str(run), "-n", "5"]
+
+
+def test_shared_memory_has_room_for_so_many(monkeypatch):
+    sizes = {"f_frsize": 4096, "f_blocks": 2048, "f_bavail": 1024}
+    monkeypatch.setattr(room.os, "statvfs", lambda path: SimpleNamespace(**sizes))
+    room.check_shared_memory(3)
+    with pytest.raises(PoolError, match=r"full \(8 MB, of which 4 MB are free\): 4 ranks need 4.25 MB, .* for 3; ask"):
+        room.check_shared_memory(4)
+    sizes["f_blocks"] = 0  # no limit of its own
+    room.check_shared_memory(1000)
 
 
 @pytest.mark.parametrize("launcher", ["srun -n 4", "", "'srun {workers}"])

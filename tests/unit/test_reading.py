@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import os
 import queue
+import signal
 import socket
+import subprocess
+import sys
 import time
 from collections import deque
 from multiprocessing import Pipe
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, Listener
 
 import pytest
 
@@ -159,3 +162,48 @@ def test_what_comes_out_of_the_launcher_is_of_no_rank_unless_it_is_the_launchers
     assert mailbox.get(timeout=PATIENCE_SECONDS) == (None, Printed("stdout", "spawned\n"))
     ranks[0].control.send(Begun(1))
     assert mailbox.get(timeout=PATIENCE_SECONDS) == (0, Begun(1))
+
+
+FORKS = """
+import os, sys, time
+from cooptim_lab.ranks.meeting import Meeting
+from cooptim_lab.ranks.wire import Begun
+control = Meeting(sys.argv[1], b"key").connect("control", 0)
+child = os.fork()
+if child == 0:
+    os.close(0), os.close(1)
+    time.sleep(600)
+print(child, flush=True)
+sys.stdin.read()
+for job in range(30):
+    control.send(Begun(job))
+os._exit(1)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has handles of processes")
+@pytest.mark.parametrize("is_gone_before", [False, True])
+def test_one_that_has_forked_is_gone_when_its_process_is_after_all_it_has_sent(launch, tmp_path, is_gone_before):
+    reader, _, mailbox = launch
+    command, pipe = [sys.executable, "-c", FORKS, str(tmp_path / "socket")], subprocess.PIPE
+    with (
+        Listener(command[-1], "AF_UNIX", authkey=b"key") as listener,
+        subprocess.Popen(command, stdin=pipe, stdout=pipe) as process,
+    ):
+        control = listener.accept()
+        child = int(process.stdout.readline())
+        try:
+            control.recv()  # its role
+            if is_gone_before:
+                process.communicate()
+            reader.add_control(2, control, is_here=True)
+            for role in STREAMS:
+                its, mine = socket.socketpair()
+                mine.close()
+                reader.add_stream(2, role, Connection(its.detach()))
+            reader.start()
+            process.stdin.close()
+            heard = [mailbox.get(timeout=PATIENCE_SECONDS) for _ in range(31)]
+            assert heard == [*((2, Begun(job)) for job in range(30)), (2, Lost())]
+        finally:
+            os.kill(child, signal.SIGKILL)

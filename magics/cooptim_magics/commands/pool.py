@@ -23,6 +23,8 @@ def manage_pool(session: Session, arguments: argparse.Namespace, cell: str | Non
     for name, value in {"workers": arguments.workers, **places}.items():
         if value is not None and arguments.action != "start":
             raise InputError(f"--{name} goes with start: %cooptim pool start --{name} {value}")
+    if arguments.launcher is not None:
+        check_braces(session, arguments.launcher, ("workers", "hosts") if arguments.hosts else ("workers",))
     if arguments.action == "stop":
         stop_pool()
     elif any(places.values()):
@@ -31,6 +33,17 @@ def manage_pool(session: Session, arguments: argparse.Namespace, cell: str | Non
         shared_pool().reserve(arguments.workers or shared_pool().workers)
         shared_pool().start()
     show_pool()
+
+
+def check_braces(session: Session, launcher: str, needed: tuple[str, ...]) -> None:
+    """Refuse a launcher whose places IPython has filled in, as it does with names of the notebook's variables."""
+    for name in needed:
+        place = f"{{{name}}}"
+        if place not in launcher and name in session.shell.user_ns:
+            raise InputError(
+                f"--launcher {launcher}: IPython has put the notebook's variable {name} where {place} stood; "
+                f"double the braces: {{{place}}}"
+            )
 
 
 def start_pool_at(workers: int | None, places: dict[str, str | None]) -> None:

@@ -1,0 +1,54 @@
+"""Whether this machine's shared memory has room for ranks: MPI ends without a word of it where it has not (SIGBUS).
+
+Measured with MPICH 5.0.2, 1 to 16 ranks: 1.01 MiB a rank in one file. UCX takes 4.1 more where there is room, and does
+without where there is none: in 8 MiB 7 ranks start, and compute.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ..errors import PoolError
+
+SHARED = Path("/dev/shm")
+RANK_BYTES = 17 << 16
+"""What a rank needs, 1.06 MiB: a little more than was measured."""
+
+
+def check_shared_memory(workers: int) -> None:
+    """Refuse more ranks than /dev/shm has room for.
+
+    Raises
+    ------
+    PoolError
+    """
+    known = _sizes()
+    if known is None or known[1] >= workers * RANK_BYTES:
+        return
+    size, free = known
+    more = "" if free == size else f", of which {_megabytes(free)} are free"
+    need, fit = _megabytes(workers * RANK_BYTES), free // RANK_BYTES
+    raise PoolError(
+        f"/dev/shm is full ({_megabytes(size)}{more}): {workers} ranks need {need}, there is room "
+        f"for {fit}; ask for fewer, or make it larger (docker run --shm-size=1g)"
+    )
+
+
+def describe_shared_memory() -> str:
+    """That it is full, and how large it is."""
+    known = _sizes()
+    return "/dev/shm is full" if known is None else f"/dev/shm is full ({_megabytes(known[0])})"
+
+
+def _sizes() -> tuple[int, int] | None:
+    """Bytes in all, and free; None where there is no such place, or it has no limit of its own."""
+    try:
+        found = os.statvfs(SHARED)
+    except OSError:
+        return None
+    return (found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize) if found.f_blocks else None
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 2**20:.3g} MB"
