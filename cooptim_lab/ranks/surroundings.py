@@ -20,7 +20,6 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-import mpi4py
 import numpy as np
 import torch
 from torch.nn.modules import module as hooks
@@ -51,13 +50,18 @@ def _set_environment(known: dict[str, str]) -> None:
     os.environ.update(known)
 
 
-def _set_mpi4py(known: dict[str, Any]) -> None:
-    vars(MPI4PY).clear()
-    vars(MPI4PY).update(known)
+def _wishes() -> Any:
+    """What MPI is to be at its import, which was before all programs."""
+    import mpi4py
+
+    return mpi4py.rc
 
 
-MPI4PY = mpi4py.rc
-"""What MPI is to be at its import, which was before all programs."""
+def _set_wishes(known: dict[str, Any]) -> None:
+    vars(_wishes()).clear()
+    vars(_wishes()).update(known)
+
+
 _backends: Any = torch.backends
 PRECISIONS = (
     _backends, _backends.mkldnn, _backends.mkldnn.matmul, _backends.mkldnn.conv, _backends.mkldnn.rnn,
@@ -86,14 +90,14 @@ STATES: tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...] = (
     (lambda: list(sys.path), lambda known: sys.path.__setitem__(slice(None), known)),
     (lambda: list(sys.argv), lambda known: sys.argv.__setitem__(slice(None), known)),
     (lambda: dict(os.environ), _set_environment),
-    (lambda: dict(vars(MPI4PY)), _set_mpi4py),
+    (lambda: dict(vars(_wishes())), _set_wishes),
 )
 """How each is read and set. Read after every job, set where it is another."""
 NAMES = ("stdin", "stdout", "stderr", "excepthook", "displayhook", "unraisablehook", "path", "argv")
 OPTIMIZERS: tuple[Any, ...] = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
 PATCHED: tuple[Any, ...] = (
     builtins, math, os, random, time, warnings, np, torch, torch.nn, torch.nn.functional, torch.nn.init, torch.optim,
-    torch.Tensor, torch.nn.Module, torch.nn.Linear, torch.optim.Optimizer, *OPTIMIZERS, mpi4py,
+    torch.Tensor, torch.nn.Module, torch.nn.Linear, torch.optim.Optimizer, *OPTIMIZERS,
 )  # fmt: skip
 HOOKS = tuple(found for name, found in vars(hooks).items() if name.startswith("_global_") and isinstance(found, dict))
 SIGNALS = tuple(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD})

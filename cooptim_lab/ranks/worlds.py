@@ -12,8 +12,6 @@ import importlib
 from collections import deque
 from typing import Any
 
-import mpi4py
-
 KEPT = 64
 """Worlds of past jobs that live on: what a cell has kept of its own is used by a later one."""
 TAGS = 32768  # MPI promises as many
@@ -60,7 +58,7 @@ class _Life:
     """Of MPI, as a program sees it, in place of the module's own functions."""
 
     def __init__(self, mpi: Any) -> None:
-        self._level, self._wishes = mpi.Query_thread(), mpi4py.rc
+        self._level, self._wishes = mpi.Query_thread(), importlib.import_module("mpi4py").rc
         self.begin()
         names = ("Init", "Init_thread", "Finalize", "Is_initialized", "Is_finalized")
         vars(mpi).update({name: getattr(self, name) for name in names})
