@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import functools
 import gc
 import math
 import os
@@ -50,6 +51,7 @@ def _set_environment(known: dict[str, str]) -> None:
     os.environ.update(known)
 
 
+@functools.cache
 def _wishes() -> Any:
     """What MPI is to be at its import, which was before all programs."""
     import mpi4py
@@ -117,6 +119,13 @@ class Surroundings:
 
     def restore(self) -> str:
         """Make them so again; returns what cannot be undone: in the middle of what torch was left. Often empty."""
+        try:
+            self._restore()
+        except Exception as error:  # noqa: BLE001 - a program may have left anything in the place of anything
+            return f"something that cannot be undone ({type(error).__name__}: {error})"
+        return _left_inside()
+
+    def _restore(self) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in self._signals.items():
             if signal.getsignal(number) is not handler and handler is not None:
@@ -127,6 +136,7 @@ class Surroundings:
             os.chdir(self._folder)
         for each, known in zip(PATCHED, self._attributes, strict=True):
             _restore_attributes(each, known)
+        sys.modules["mpi4py"].rc = _wishes()  # type: ignore[attr-defined]
         for registered in HOOKS:
             registered.clear()
         if torch._GLOBAL_DEVICE_CONTEXT.__dict__:  # only where one was set, see torch.set_default_device
@@ -134,7 +144,6 @@ class Surroundings:
         for (read, write), known in zip(STATES, self._states, strict=True):
             if read() != known:
                 write(known)
-        return _left_inside()
 
 
 def _restore_attributes(owner: Any, known: dict[str, Any]) -> None:
