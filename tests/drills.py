@@ -32,6 +32,7 @@ from cooptim_lab.ranks.forking import current_nursery, shared_nursery
 from cooptim_lab.ranks.job import give_values
 from cooptim_lab.runs.events import Output, Progress, Resumed
 from cooptim_lab.runs.run import Run
+from cooptim_lab.ways import run_cell
 from tests.kernel.server import Server, server
 from tests.support import PATIENCE_SECONDS, rank_processes, traces, wait_until
 
@@ -46,6 +47,21 @@ SIZES = (100, 100_000)
 TRAINING_EPOCHS, TRAINING_STEPS, SAVE_EVERY = 300, 6900, 50
 """Of the digits: 23 steps an epoch. Steps are told of every half second, and a training must not be over by then: what
 would be killed is a rank at rest, which harms no training."""
+
+ERRORS = (
+    ("comm.send(1, dest=99)", "Invalid rank"),
+    ("comm.recv(source=7)", "rank"),
+    ("comm.Recv(bytearray(2), source=1)", "runcat"),
+    ("raise ValueError('mine')", "ValueError: mine"),
+)
+STARTED = (
+    "child = os.fork()\nif not child:\n    import time\n    time.sleep(600)\nstarted = [child]",
+    "pool = multiprocessing.get_context('fork').Pool(2)\nstarted = [p.pid for p in pool._pool]",
+    "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\nstarted = [child.pid]",
+    "child = subprocess.Popen(['sleep', '600'], start_new_session=True)\nstarted = [child.pid]",
+)
+SLOW_MODULE = "import time\nend = time.monotonic() + 0.3\nwhile time.monotonic() < end: pass\n"
+"""It takes so long to be imported, without a sleep that an interrupt would end."""
 
 OWNER = """
 import sys, time
@@ -254,6 +270,58 @@ class Drills:
             assert "\n" not in str(error)
         return self.works_again()
 
+    def an_error_beside_ranks_that_wait(self) -> float:
+        """Told as what it is, also when MPI raised it, in time; counted is the time until it is told."""
+        what, said = self.random.choice(ERRORS)
+        began = time.monotonic()
+        run = run_cell(f"if rank == 1: comm.Send(bytearray(64), dest=0)\nif rank == 0: {what}\ncomm.barrier()",
+                       workers=WORKERS, pool=self.pool)  # fmt: skip
+        self.expect(run, RankFailure, "rank 0", said)
+        return max(time.monotonic() - began, self.works_again())
+
+    def sizes_alternate(self) -> float:
+        began, workers = time.monotonic(), self.random.randint(1, WORKERS)
+        left = "if rank: comm.isend('left', dest=0)\n" if self.random.random() < 0.5 else ""
+        source = (
+            f"{left}from mpi4py import MPI\nMPI.COMM_WORLD.Get_size(), MPI.COMM_WORLD.allreduce(rank), comm.Iprobe()"
+        )
+        values = run_cell(source, workers=workers, pool=self.pool).wait(PATIENCE_SECONDS)
+        total = workers * (workers - 1) // 2
+        assert [value[:2] for value in values] == [(workers, total)] * workers
+        assert left or not any(probed for *_, probed in values), "a message of an earlier cell"
+        return time.monotonic() - began
+
+    def what_a_rank_has_started_ends_with_it(self) -> float:
+        source = f"import multiprocessing, os, subprocess, sys\n{self.random.choice(STARTED)}\n[p for p in started]"
+        started = run_cell(source, workers=WORKERS, pool=self.pool).wait(PATIENCE_SECONDS)
+        children = [pid for of in started for pid in of]
+        assert all(psutil.pid_exists(pid) for pid in children)
+        began = time.monotonic()
+        if self.random.random() < 0.5:
+            os.kill(self.pool.status()[self.random.randrange(WORKERS)]["pid"], signal.SIGKILL)
+        else:
+            self.pool.stop()
+        assert wait_until(lambda: not any(map(psutil.pid_exists, children)), 2 * REACH_SECONDS), "a child is left"
+        return max(time.monotonic() - began, self.works_again())
+
+    def an_interrupt_inside_something(self) -> float:
+        """Of a mode of torch's, or of an import: the next training finds the rank sound."""
+        name = f"drilled_{self.random.randrange(10**9)}"
+        module = f"import os, sys, types\nopen({name + '.py'!r}, 'w').write({SLOW_MODULE!r})\nsys.path.insert(0, '')\n"
+        inside = self.random.choice(
+            ["import torch\nwith torch.no_grad():\n    ", f"{module}import {name}\nif True:\n    "]
+        )
+        run = run_cell(f"{inside}print('in', flush=True)\n    while True: pass", workers=WORKERS, pool=self.pool)
+        time.sleep(self.random.random() * 0.2)
+        run.stop()
+        self.expect(run, RunStopped)
+        for file in Path.cwd().glob("drilled_*"):
+            file.unlink()
+        probe = "import torch\ntorch.is_grad_enabled(), float(torch.ones(3, requires_grad=True).sum())"
+        began = time.monotonic()
+        assert run_cell(probe, workers=WORKERS, pool=self.pool).wait(PATIENCE_SECONDS) == [(True, 3.0)] * WORKERS
+        return time.monotonic() - began
+
     def no_room_for_data(self) -> float:
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -310,6 +378,10 @@ DRILLS: dict[str, float] = {  # how often, as a part of --times
     "a_rank_is_killed_in_training": 0.4,
     "the_server_is_killed": 0.1,
     "the_kernel_is_restarted": 0.1,
+    "an_error_beside_ranks_that_wait": 1,
+    "sizes_alternate": 4,
+    "what_a_rank_has_started_ends_with_it": 0.4,
+    "an_interrupt_inside_something": 1.2,
     "a_flood_of_output": 0,
     "a_rank_closes_its_descriptors": 0,
     "no_room_for_data": 0,

@@ -26,6 +26,9 @@ from .shipping import Shipment
 ANSWER_SECONDS = 1.5
 """A rank that has not answered an interrupt by then sits in a call that Python cannot leave: all ranks are replaced."""
 
+ECHO_SECONDS = 1.0
+"""The same where another rank has failed: most of those that do not answer then wait for that one in MPI."""
+
 REPLACED = "all ranks are replaced, and names that cells have left in them are lost"
 AT_REST = f"that was before the run had begun on it; {REPLACED}"
 
@@ -237,7 +240,7 @@ class Attempt:
             self.pending.clear()
         for rank in self.pending:
             self._ranks.send(rank, wire.Stop(self._job.id, hard=True))
-        self._deadline = time.monotonic() + ANSWER_SECONDS
+        self._deadline = time.monotonic() + (ANSWER_SECONDS if self._run.stop_level else ECHO_SECONDS)
 
     def _stopped(self, more: str = "") -> None:
         self._fail(Weight.STOP, RunStopped("stopped"), more)

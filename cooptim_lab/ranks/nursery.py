@@ -34,7 +34,7 @@ from typing import Any
 
 from .guard import PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG, prctl, take_down
 from .preloading import preload, reseed
-from .traces import children_of, open_segments, remove
+from .traces import children_of, open_files, remove
 
 IGNORED = (signal.SIGINT, signal.SIGHUP)  # the guard, which ends with the kernel, says SIGTERM
 ORPHAN_SECONDS = 0.5
@@ -147,7 +147,7 @@ class Nursery:
         for pid in children_of(os.getpid()):
             if pid in self._children:
                 continue
-            remove(open_segments(pid))
+            remove(open_files(pid))
             if pid not in self._orphans:
                 self._orphans[pid] = now + ORPHAN_SECONDS
                 os.kill(pid, signal.SIGTERM)
@@ -215,10 +215,12 @@ def _heard(stub: socket.socket, received: list[int]) -> dict[str, Any]:
 
 def end_rank(pid: int) -> None:
     """Kill a rank and remove the shared memory that it had open, which nobody else may know of yet."""
-    segments = open_segments(pid)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGSTOP)  # lest it makes some between the look and its end
+    files = open_files(pid)
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-    remove(segments)
+    remove(files)
 
 
 def say(message: dict[str, Any]) -> None:

@@ -32,7 +32,7 @@ def open_segments(pid: int) -> set[str]:
 
 
 def is_segment(line: str) -> bool:
-    """Whether a line of a process's maps is about MPI's shared memory that has a name still."""
+    """Whether a line of a process's maps, or a path, is about MPI's shared memory that has a name still."""
     return any(SHARED + name in line for name in SEGMENTS) and "(deleted)" not in line
 
 
@@ -42,7 +42,8 @@ def open_files(pid: int) -> set[str]:
     try:
         for entry in os.scandir(f"/proc/{pid}/fd"):
             path = os.readlink(entry.path)  # noqa: PTH115 - of every descriptor: pathlib would take longer
-            if path.startswith(TOPOLOGY) and "(deleted)" not in path:
+            # Shared memory that has just been made is open before it is mapped.
+            if (path.startswith(TOPOLOGY) or is_segment(path)) and "(deleted)" not in path:
                 found.add(path)
     except OSError:  # it ended meanwhile
         pass
