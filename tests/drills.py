@@ -243,7 +243,7 @@ class Drills:
             if context.rank == 1:
                 raw = sys.stdout.buffer
                 for i in range(lines):
-                    data = (f"{i} \r bar Σ€𝄞 " + "x" * 960 + "\n").encode()
+                    data = (f"bar \r{i} Σ€𝄞 " + "x" * 960 + "\n").encode()
                     raw.write(data[:13])  # in the middle of a character
                     raw.flush()
                     raw.write(data[13:])
@@ -282,9 +282,7 @@ class Drills:
     def sizes_alternate(self) -> float:
         began, workers = time.monotonic(), self.random.randint(1, WORKERS)
         left = "if rank: comm.isend('left', dest=0)\n" if self.random.random() < 0.5 else ""
-        source = (
-            f"{left}from mpi4py import MPI\nMPI.COMM_WORLD.Get_size(), MPI.COMM_WORLD.allreduce(rank), comm.Iprobe()"
-        )
+        source = f"{left}from mpi4py import MPI\nw = MPI.COMM_WORLD\nw.Get_size(), w.allreduce(rank), comm.Iprobe()"
         values = run_cell(source, workers=workers, pool=self.pool).wait(PATIENCE_SECONDS)
         total = workers * (workers - 1) // 2
         assert [value[:2] for value in values] == [(workers, total)] * workers
@@ -308,10 +306,9 @@ class Drills:
         """Of a mode of torch's, or of an import: the next training finds the rank sound."""
         name = f"drilled_{self.random.randrange(10**9)}"
         module = f"import os, sys, types\nopen({name + '.py'!r}, 'w').write({SLOW_MODULE!r})\nsys.path.insert(0, '')\n"
-        inside = self.random.choice(
-            ["import torch\nwith torch.no_grad():\n    ", f"{module}import {name}\nif True:\n    "]
-        )
-        run = run_cell(f"{inside}print('in', flush=True)\n    while True: pass", workers=WORKERS, pool=self.pool)
+        inside = self.random.choice(["import torch\nwith torch.no_grad():", f"{module}import {name}\nif True:"])
+        source = f"{inside}\n    print('in', flush=True)\n    while True: pass"
+        run = run_cell(source, workers=WORKERS, pool=self.pool)
         time.sleep(self.random.random() * 0.2)
         run.stop()
         self.expect(run, RunStopped)
