@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ...errors import InputError
 from ...preparing.building import build_optimizer, remade, trained
+from ...preparing.hooks import hooked
 from ...task import Task
 from ...training.optimizers import is_elementwise, use_fused
 from ...training.stepping import clip_flat, make_scheduler
@@ -89,6 +90,7 @@ class Replica:
             use_fused(optimizer)
         self.optimizer = optimizer
         self.scheduler = make_scheduler(task, optimizer, steps)
+        self._is_hooked = bool(hooked(model))
         self._hooks = [
             p.register_post_accumulate_grad_hook(self._touch(place))
             for place, p in enumerate(self.parameters if unused else ())
@@ -96,7 +98,7 @@ class Replica:
 
     def _touch(self, place: int) -> Callable[[Tensor], None]:
         def touched(parameter: Tensor) -> None:
-            self._touched[place] = 1
+            self._touched[place] = int(parameter.grad is not None)  # a hook of the model's own may have taken it
 
         return touched
 
@@ -122,10 +124,21 @@ class Replica:
                 self._weight.fill_(weight)
                 self._weight_now = weight
             value.backward(self._weight)
+        if self._is_hooked:
+            self._take_over()
         if self._is_absent:
             self._touched.zero_()
             self._is_absent = False
         return value.item()
+
+    def _take_over(self) -> None:
+        """What hooks have put in the place of gradients is what is meant."""
+        for p, view in zip(self.parameters, self.views(self.gradient), strict=True):
+            if p.grad is None:
+                view.zero_()
+            elif p.grad.data_ptr() != view.data_ptr():
+                view.copy_(p.grad)
+            p.grad = view
 
     def step(self) -> None:
         """Let the optimizer make the gradient a step."""
