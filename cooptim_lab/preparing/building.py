@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 from ..data.values import first_line
 from ..errors import InputError
 from ..task import Task
-from .hooks import HookPickler
+from .hooks import HookPickler, own_steps
 from .modes import put
 from .seeds import seed_all
 
@@ -117,8 +117,9 @@ def build_optimizer(task: Task, parameters: Sequence[Tensor], names: Sequence[st
     Raises
     ------
     InputError
-        When a ready-made optimizer treats groups of parameters differently: its groups cannot be carried over. When it
-        cannot be made, is none, wants to compute the loss itself, or trains something else than it was given.
+        When a ready-made optimizer treats groups of parameters differently, or has hooks, which may reach what it was
+        made for: neither can be carried over. When it cannot be made, is none, wants to compute the loss itself, or
+        trains something else than it was given.
     """
     given = list(parameters)
     try:
@@ -154,6 +155,11 @@ def _make(task: Task, parameters: list[Tensor], names: Sequence[str]) -> Any:
     if len(task.optimizer.param_groups) > 1:
         raise InputError(
             "optimizer has several parameter groups: give a function instead, optimizer = lambda parameters: ..."
+        )
+    if own_steps(task.optimizer):
+        raise InputError(
+            "optimizer is ready-made and has hooks, or a step, of its own, but what trains is another of its settings: "
+            "give a function that makes it and registers them, optimizer = lambda parameters: ..."
         )
     return remade(task.optimizer, [parameters])
 

@@ -18,6 +18,7 @@ from ..preparing.hooks import hooked
 from ..preparing.modes import has_modes
 from ..preparing.prepare import Prepared
 from ..training.loop import Step
+from ..training.optimizers import treats_numbers_alone
 from ..training.stepping import make_scheduler
 from .engines.captured import CapturedStep, can_capture
 from .engines.device import CPU
@@ -25,7 +26,7 @@ from .engines.stacked import reaches_all, refuse, stack
 from .engines.stacks import SingleStack, Stack
 from .engines.stepping import Pair, StackedStep
 from .engines.trying import Trial
-from .engines.updating import Rules, Updater, treats_numbers_alone
+from .engines.updating import Rules, Updater
 from .memory import Memory, put, take
 from .states import State, fill
 

@@ -1,4 +1,4 @@
-"""Hooks on gradients: what is trained has those that the user gave, or it is refused."""
+"""Hooks on gradients and on an optimizer's steps: what is trained has those that the user gave, or it is refused."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from cooptim_lab.programs import train_baseline, train_sharded, train_subnets
 from cooptim_lab.ranks.parcel import Sender, unpack
 from cooptim_lab.shards import shard as shards
 from cooptim_lab.training.loop import batches
+from cooptim_lab.training.optimizers import is_elementwise
 from cooptim_lab.training.spec import Baseline, Sharded, Subnets
 from tests.one_process import batches_over
 from tests.plain import run
@@ -30,6 +31,7 @@ WAYS = {
     "baseline": (train_baseline, Baseline(epochs=EPOCHS, batch=BATCH)),
     **{way: (train_sharded, Sharded(epochs=EPOCHS, batch=BATCH, aggregate=way)) for way in ("server", "allreduce")},
 }
+OTHERS = {"local": (train_sharded, Sharded(epochs=EPOCHS, batch=BATCH, aggregate="local", sync_every=1))}
 every_way = pytest.mark.parametrize(("program", "spec"), WAYS.values(), ids=WAYS)
 
 
@@ -195,3 +197,145 @@ def test_of_what_is_not_trained_nobody_asks():
     result, _ = run(in_parcel(task(model)), *WAYS["baseline"])
     assert result.network[0].weight._backward_hooks
     shards.refuse_hooks(result.network, shards.ON_A_RANK)
+
+
+# On an optimizer's steps.
+
+
+def clamped_before(parameters):
+    def clamp(optimizer, given, named):
+        for p in optimizer.param_groups[0]["params"]:
+            p.grad.clamp_(-0.01, 0.01)
+
+    made = sgd(parameters)
+    made.register_step_pre_hook(clamp)
+    return made
+
+
+def given_others(parameters):
+    def clamp(optimizer, given, named):
+        for p in optimizer.param_groups[0]["params"]:
+            p.grad = p.grad.clamp(-0.01, 0.01)
+
+    made = sgd(parameters)
+    made.register_step_pre_hook(clamp)
+    return made
+
+
+def kept_small(parameters):
+    def clamp(optimizer, given, named):
+        for p in optimizer.param_groups[0]["params"]:
+            p.data.clamp_(-0.1, 0.1)
+        optimizer.zero_grad()
+
+    made = sgd(parameters)
+    made.register_step_post_hook(clamp)
+    return made
+
+
+def by_the_size_of_each(parameters):
+    def normalise(optimizer, given, named):
+        for p in optimizer.param_groups[0]["params"]:
+            p.grad /= p.grad.norm() + 1e-3
+
+    made = sgd(parameters)
+    made.register_step_pre_hook(normalise)
+    return made
+
+
+def slower_and_slower(parameters):
+    def slow(optimizer, given, named):
+        optimizer.param_groups[0]["lr"] *= 0.8
+
+    made = sgd(parameters)
+    made.register_step_post_hook(slow)
+    return made
+
+
+def with_a_step_of_its_own(parameters):
+    made = sgd(parameters)
+    own = made.step
+
+    def step(closure=None):
+        for p in made.param_groups[0]["params"]:
+            p.grad.clamp_(-0.01, 0.01)
+        own()
+
+    made.step = step
+    return made
+
+
+MAKERS = [
+    clamped_before, given_others, kept_small, by_the_size_of_each, slower_and_slower, with_a_step_of_its_own,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("program", "spec"), [*WAYS.values(), *OTHERS.values()], ids=[*WAYS, *OTHERS])
+@pytest.mark.parametrize("make", MAKERS)
+def test_an_optimizer_keeps_its_hooks(program, spec, make):
+    result, _ = run(in_parcel(task(network(), optimizer=make)), program, spec)
+    assert distance(result.network, plain(network(), spec, make)) < EXACT
+    assert distance(result.network, plain(network(), spec)) > 1e-3
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_sub_networks_have_its_hooks_too(make):
+    given = in_parcel(task(network, optimizer=make, subnet=lambda i: network()))
+    result, _ = run(given, train_subnets, Subnets(subnets=2, epochs=EPOCHS, batch=BATCH))
+    for subnet in result.subnets:
+        assert distance(subnet, plain(network(), None, make)) < EXACT
+
+
+def test_breakage_an_optimizer_laid_flat_loses_them(monkeypatch):
+    from cooptim_lab.shards.aggregate import replica
+
+    monkeypatch.setattr(replica, "treats_numbers_alone", is_elementwise)
+    program, spec = WAYS["server"]
+    result, _ = run(task(network(), optimizer=kept_small), program, spec)
+    assert distance(result.network, plain(network(), spec, kept_small)) > 1e-3
+
+
+@every_way
+def test_a_hook_that_exchanges_parameters(program, spec):
+    def made(parameters):
+        def exchange(optimizer, given, named):
+            for p in optimizer.param_groups[0]["params"]:
+                p.data = p.data.clamp(-0.1, 0.1)
+
+        optimizer = sgd(parameters)
+        optimizer.register_step_post_hook(exchange)
+        return optimizer
+
+    if program is train_baseline:
+        result, _ = run(task(network(), optimizer=made), program, spec)
+        assert max(float(p.detach().abs().max()) for p in result.network.parameters()) <= 0.1
+    else:
+        with refused("a hook, exchanges 0.weight", "in place"):
+            run(task(network(), optimizer=made), program, spec)
+
+
+def saved_otherwise(parameters):
+    made = sgd(parameters)
+    made.register_load_state_dict_post_hook(lambda optimizer: None)
+    return made
+
+
+@pytest.mark.parametrize("make", [*MAKERS, saved_otherwise])
+@pytest.mark.parametrize(
+    ("program", "spec"),
+    [*WAYS.values(), (train_subnets, Subnets(subnets=2, epochs=1))],
+    ids=[*WAYS, "subnets"],
+)
+def test_ready_made_with_hooks_it_is_refused(program, spec, make):
+    model = network()
+    given = Task(model=model, data=(X, Y), optimizer=make(model.parameters()))
+    with refused("optimizer is ready-made and has hooks", "optimizer = lambda parameters"):
+        run(in_parcel(given), program, spec)
+
+
+def test_a_scheduler_of_it_is_no_hook():
+    model = network()
+    optimizer = sgd(model.parameters())
+    optim.lr_scheduler.StepLR(optimizer, 100)
+    result, _ = run(in_parcel(task(model, optimizer=optimizer)), *WAYS["baseline"])
+    assert distance(result.network, plain(network())) < EXACT

@@ -16,7 +16,7 @@ from ...errors import InputError
 from ...preparing.building import build_optimizer, remade, trained
 from ...preparing.hooks import hooked
 from ...task import Task
-from ...training.optimizers import is_elementwise, use_fused
+from ...training.optimizers import treats_numbers_alone, use_fused
 from ...training.stepping import clip_flat, make_scheduler
 
 CONTROL = 5
@@ -33,7 +33,7 @@ class Replica:
         Its parameters' data and gradients are replaced by the views.
     task
         Its optimizer, scheduler and clip make a step. An optimizer that treats every number by itself and all of them
-        alike is given the flat buffer as one parameter; any other the model's own parameters.
+        alike is given the flat buffer as one parameter; any other, and one with hooks, the model's own parameters.
     steps
         Of the whole training, for the scheduler.
     unused
@@ -83,7 +83,8 @@ class Replica:
             p.data, p.grad = value, grad
         groups = [group["params"] for group in optimizer.param_groups]
         is_whole = len(groups) == 1 and list(map(id, groups[0])) == list(map(id, self.parameters))
-        if is_elementwise(optimizer) and is_whole and not unused:
+        self._is_flat = treats_numbers_alone(optimizer) and is_whole and not unused
+        if self._is_flat:
             flat = self.weights[: self.count].detach().requires_grad_()
             flat.grad = self.gradient[: self.count]
             optimizer = remade(optimizer, [[flat]])
@@ -150,7 +151,7 @@ class Replica:
         self.optimizer.step()
         if self.scheduler is not None:
             self.scheduler.step()
-        if self._may_be_untouched:
+        if not self._is_flat:  # there may be none in some, and a hook may have put others in their places
             for p, view in zip(self.parameters, self.views(self.gradient), strict=True):
                 p.grad = view
 
