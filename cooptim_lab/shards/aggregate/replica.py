@@ -35,7 +35,7 @@ class Replica:
         Its optimizer, scheduler and clip make a step. An optimizer that treats every number by itself and all of them
         alike is given the flat buffer as one parameter; any other, and one with hooks, the model's own parameters.
     steps
-        Of the whole training, for the scheduler.
+        Of the whole training, for the scheduler; a trial may make more (see `make_scheduler`).
     unused
         Names of parameters that may get no gradient in a step. One that got none on any rank is not touched, as in one
         process: which those were travels behind the gradient.
@@ -57,7 +57,9 @@ class Replica:
         When the parameters are not all float32 or all float64: MPI adds no others.
     """
 
-    def __init__(self, model: nn.Module, task: Task, steps: int = 0, unused: Collection[str] = ()) -> None:
+    def __init__(
+        self, model: nn.Module, task: Task, steps: int = 0, unused: Collection[str] = (), *, is_trial: bool = False
+    ) -> None:
         self.model, self._clip = model, task.clip
         named = trained(model)
         names, self.parameters = [name for name, _ in named], [p for _, p in named]
@@ -90,7 +92,7 @@ class Replica:
             optimizer = remade(optimizer, [[flat]])
             use_fused(optimizer)
         self.optimizer = optimizer
-        self.scheduler = make_scheduler(task, optimizer, steps)
+        self.scheduler = make_scheduler(task, optimizer, steps, is_trial=is_trial)
         self._is_hooked = bool(hooked(model))
         self._hooks = [
             p.register_post_accumulate_grad_hook(self._touch(place))
@@ -142,15 +144,24 @@ class Replica:
             p.grad = view
 
     def step(self) -> None:
-        """Let the optimizer make the gradient a step."""
+        """Let the optimizer make the gradient a step, and the rate follow."""
+        self.update()
+        self.follow()
+
+    def follow(self) -> None:
+        """Let the rate follow a step of the training: also one that had nothing for this rank."""
+        if self.scheduler is not None:
+            self.optimizer._opt_called = True  # type: ignore[attr-defined]  # torch asks; there may be nothing to step
+            self.scheduler.step()
+
+    def update(self) -> None:
+        """Let the optimizer make the gradient a step, at the rate that there is."""
         if self._clip is not None:
             clip_flat(self.gradient[: self.count], self._clip)
         if self._may_be_untouched:
             for p, view, times in zip(self.parameters, self.views(self.gradient), self._touched.tolist(), strict=True):
                 p.grad = view if times else None
         self.optimizer.step()
-        if self.scheduler is not None:
-            self.scheduler.step()
         if not self._is_flat:  # there may be none in some, and a hook may have put others in their places
             for p, view in zip(self.parameters, self.views(self.gradient), strict=True):
                 p.grad = view
