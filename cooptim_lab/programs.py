@@ -38,14 +38,14 @@ def train_baseline(context: Context, task: Task, spec: Baseline) -> Result:
     tell_findings(context, prepared.findings)
     steps = spec.epochs * math.ceil(len(prepared.x) / spec.batch)
 
-    def build() -> tuple[nn.Module, torch.optim.Optimizer, Step[Tensor]]:
+    def build(*, is_trial: bool = False) -> tuple[nn.Module, torch.optim.Optimizer, Step[Tensor]]:
         model = prepared.model(spec.seed)
         if spec.parameters:
             model = shrink(task, prepared.x[:2], spec.parameters, spec.seed)
         named = trained(model)
         optimizer = prepared.optimizer([p for _, p in named], [name for name, _ in named])
         enter_training(optimizer)
-        scheduler = make_scheduler(task, optimizer, steps)
+        scheduler = make_scheduler(task, optimizer, steps, is_trial=is_trial)
         loss, x, y = prepared.loss_function, prepared.x, prepared.y
         step = plain_step(model, optimizer, loss, x, y, clipped=task.clip, scheduler=scheduler)
         return model, optimizer, step
@@ -53,8 +53,11 @@ def train_baseline(context: Context, task: Task, spec: Baseline) -> Result:
     def epoch_batches(epoch: int) -> Sequence[Tensor]:
         return batches(len(prepared.x), spec.batch, spec.seed, epoch)
 
-    tried = try_threads(lambda: build()[2], epoch_batches, torch.get_num_threads())
-    warm_up(lambda: build()[2], epoch_batches)
+    def tryout() -> Step[Tensor]:
+        return build(is_trial=True)[2]
+
+    tried = try_threads(tryout, epoch_batches, torch.get_num_threads())
+    warm_up(tryout, epoch_batches)
     model, optimizer, step = build()
     seed_all(spec.seed)
     recorder, clock = make_recorder(context, [TRAINING], len(prepared.x), spec), Clock()

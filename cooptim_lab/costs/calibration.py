@@ -229,7 +229,7 @@ class _Work:
         self, context: Context, task: Task, seed: int, parts: list[tuple[Tensor, Tensor]], way: str, sync_every: int
     ) -> None:
         self.parts, self.done, self.ranks = parts, 0, context.size
-        self.replica = Replica(build_model(task.model, seed), task)
+        self.replica = Replica(build_model(task.model, seed), task, MOST_STEPS, is_trial=True)
         self.loss_function = loss_of(task, parts[0][1])
         settings = Settings(sync_every=sync_every)
         self.aggregator = make_aggregator(way, context.comm, self.replica, settings, Timeline(context.comm))

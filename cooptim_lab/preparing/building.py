@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import io
 import pickle
 from collections.abc import Sequence
 from typing import Any
 
-import cloudpickle
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -15,6 +15,7 @@ from torch.nn.utils import parametrize
 from ..data.values import first_line
 from ..errors import InputError
 from ..task import Task
+from .hooks import HookPickler, own_steps
 from .modes import put
 from .seeds import seed_all
 
@@ -47,7 +48,7 @@ def build_model(model: Any, seed: int) -> nn.Module:
 
 
 def packed(what: str, network: nn.Module, *others: nn.Module) -> bytes:
-    """A network, and others that share with it, as bytes: closures over it and hooks come along, by value.
+    """A network, and others that share with it, as bytes: closures over it and all hooks come along, by value.
 
     torch's own deepcopy leaves functions as they are, so a copy whose forward calls `lambda x: self.net(x)` would
     compute with the network that it is a copy of.
@@ -58,8 +59,10 @@ def packed(what: str, network: nn.Module, *others: nn.Module) -> bytes:
         When it has something that cannot be carried along, named as `what`.
     """
     kept = [each for one in (network, *others) for each in _keep_values(one)]
+    stream = io.BytesIO()
     try:
-        return cloudpickle.dumps((network, others))
+        HookPickler(stream).dump((network, others))
+        return stream.getvalue()
     except Exception as error:
         if any(parametrize.is_parametrized(module) for module in network.modules()):
             raise InputError(
@@ -114,8 +117,9 @@ def build_optimizer(task: Task, parameters: Sequence[Tensor], names: Sequence[st
     Raises
     ------
     InputError
-        When a ready-made optimizer treats groups of parameters differently: its groups cannot be carried over. When it
-        cannot be made, is none, wants to compute the loss itself, or trains something else than it was given.
+        When a ready-made optimizer treats groups of parameters differently, or has hooks, which may reach what it was
+        made for: neither can be carried over. When it cannot be made, is none, wants to compute the loss itself, or
+        trains something else than it was given.
     """
     given = list(parameters)
     try:
@@ -151,6 +155,11 @@ def _make(task: Task, parameters: list[Tensor], names: Sequence[str]) -> Any:
     if len(task.optimizer.param_groups) > 1:
         raise InputError(
             "optimizer has several parameter groups: give a function instead, optimizer = lambda parameters: ..."
+        )
+    if own_steps(task.optimizer):
+        raise InputError(
+            "optimizer is ready-made and has hooks, or a step, of its own, but what trains is another of its settings: "
+            "give a function that makes it and registers them, optimizer = lambda parameters: ..."
         )
     return remade(task.optimizer, [parameters])
 

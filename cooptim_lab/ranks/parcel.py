@@ -23,10 +23,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import cloudpickle
-
 from ..data.mapped import place_in_file
 from ..errors import InputError
+from ..preparing.hooks import HookPickler
 
 if TYPE_CHECKING:
     import numpy as np
@@ -160,9 +159,9 @@ def dumps(value: Any) -> bytes:
     return stream.getvalue()
 
 
-class _Pickler(cloudpickle.Pickler):
-    """cloudpickle, but plain CPU tensors as the arrays that they are, which torch's own way copies into the stream, and
-    arrays that map a file as the place where their bytes lie in it.
+class _Pickler(HookPickler):
+    """cloudpickle with hooks, but plain CPU tensors as the arrays that they are, which torch's own way copies into the
+    stream, and arrays that map a file as the place where their bytes lie in it.
     """
 
     def reducer_override(self, obj: Any) -> Any:

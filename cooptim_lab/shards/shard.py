@@ -22,6 +22,7 @@ from ..preparing.examination import Examined, examine, undisturbed
 from ..preparing.examination.learning import refuse_modes, refuse_what_lies_flat
 from ..preparing.examination.sizes import Smallest, smallest_batch
 from ..preparing.held_out import HeldOut
+from ..preparing.hooks import refuse_hooks
 from ..preparing.modes import put
 from ..preparing.scoring import Loss, loss_of
 from ..preparing.seeds import seed_all
@@ -32,6 +33,11 @@ from .deal import Deal, SharedBatch, deal, shard_batches
 
 FIRST = torch.zeros(1, dtype=torch.int64)
 """Of row 0, which every shard has."""
+ON_A_RANK = (
+    "would be called with each rank's part of it: bound its norm by clip, let a hook of a layer "
+    "(register_full_backward_hook) change what rows pass back, or give one worker"
+)
+"""What speaks against hooks on gradients: a linear one would be right, but not one that bounds, and nobody can tell."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +119,8 @@ def _read(context: Context, task: Task, spec: Sharded, network: bytes) -> tuple[
 def _examine(context: Context, task: Task, shard: Shard, labels: Tensor) -> Examined:
     spec, rows = shard.spec, shard.rows
     model = put(unpacked(shard.network), training=True)
+    if context.size > 1:
+        refuse_hooks(model, ON_A_RANK)
     shard.held.check(put(unpacked(shard.network), training=True))
     smallest = smallest_batch(sum(shard.deal.sizes), spec.batch)
     if normalising(_is_normalised(shard), spec, context.size) == ALONE:

@@ -105,14 +105,18 @@ class ShardStep:
         return self._over_ranks.forward(lambda: self._model(x), is_present=False).sum() * 0
 
 
-def build_step(context: Context, task: Task, shard: Shard, timeline: Timeline, buckets: int = 1) -> ShardStep:
+def build_step(
+    context: Context, task: Task, shard: Shard, timeline: Timeline, buckets: int = 1, *, is_trial: bool = False
+) -> ShardStep:
     """A fresh network on every rank, the same; an optimizer; what aggregates. Collective.
 
-    `buckets` are the calls in which `allreduce` sends a gradient: fewer, where its parameters are fewer.
+    `buckets` are the calls in which `allreduce` sends a gradient: fewer, where its parameters are fewer. A trial may
+    make more steps than the training.
     """
     spec, comm = shard.spec, context.comm
     model = put(unpacked(shard.network), training=True)
-    replica = Replica(model, task, spec.epochs * shard.per_epoch, shard.examined.learned.at_times)
+    steps, at_times = spec.epochs * shard.per_epoch, shard.examined.learned.at_times
+    replica = Replica(model, task, steps, at_times, is_trial=is_trial)
     aggregator = make_aggregator(spec.aggregate, comm, replica, settings_of(spec, replica), timeline)
     if isinstance(aggregator, AllReduce):
         aggregator.use_buckets(buckets)

@@ -30,7 +30,7 @@ TRIALS, WORTH = 7, 0.9
 def warm_up(context: Context, task: Task, shard: Shard) -> int:
     """A few steps that do not count; of `allreduce`, how many buckets are fastest (else 1). Collective."""
     with torch.random.fork_rng():
-        step = build_step(context, task, shard, Timeline(context.comm))
+        step = build_step(context, task, shard, Timeline(context.comm), is_trial=True)
         parts = shard.batches(0)[:WARM_UP_STEPS]
         for part in itertools.islice(itertools.cycle(parts), WARM_UP_STEPS):
             step.take(part)

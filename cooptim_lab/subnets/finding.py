@@ -22,6 +22,7 @@ from ..data.values import first_line
 from ..errors import InputError
 from ..preparing.building import copied
 from ..preparing.examination.alone import leaves
+from ..preparing.hooks import refuse_hooks
 from .rules import ROOTS, TAKERS, WITHOUT_RULE, along, summed_by, width_of
 from .units import OFFER, Axis, Layer, Units
 
@@ -37,6 +38,7 @@ def find_units(model: nn.Module, sample: Tensor) -> Units:
     import torch_pruning
 
     _refuse_tied(model)
+    refuse_hooks(model, f"is one for all units, and a part has some of them: {OFFER}")
     for name, module in model.named_modules():
         if isinstance(module, WITHOUT_RULE):
             raise InputError(f"layer {name} is a {type(module).__name__}, which cannot be split: {OFFER}")

@@ -8,12 +8,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from ..comm.context import Context
-from ..comm.objects import agree, allgather, barrier, bcast, gather
+from ..comm.objects import agree, agreed, allgather, barrier, bcast, gather
 from ..data.values import first_line
 from ..errors import InputError
 from ..preparing.examination.learning import refuse_what_lies_flat
@@ -144,9 +145,9 @@ class _Work:
         check_rows(len(self.prepared.x), spec)
         if spec.fuse == "vote" and not self.prepared.is_classification:
             raise InputError("fuse = vote is for outputs that say classes along their second axis: fuse mean")
-        self.division = divide(
-            self.task, self.prepared.x[:2], spec.subnets, split=spec.split, seed=spec.seed, is_scaled=spec.is_scaled
-        )
+        cut = partial(divide, self.task, self.prepared.x[:2], spec.subnets, split=spec.split, seed=spec.seed)
+        # No rank is ended by another's complaint while it imports what finds units, and would then have half of it.
+        self.division = agreed(self.context.comm, lambda: cut(is_scaled=spec.is_scaled))
         if spec.fuse == "merge":
             check_can_merge(self.division)
         if spec.fuse == "soup":

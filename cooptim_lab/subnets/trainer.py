@@ -14,9 +14,11 @@ from torch import Tensor, nn
 
 from ..data.values import first_line
 from ..preparing.building import copied
+from ..preparing.hooks import hooked
 from ..preparing.modes import has_modes
 from ..preparing.prepare import Prepared
 from ..training.loop import Step
+from ..training.optimizers import treats_numbers_alone
 from ..training.stepping import make_scheduler
 from .engines.captured import CapturedStep, can_capture
 from .engines.device import CPU
@@ -24,7 +26,7 @@ from .engines.stacked import reaches_all, refuse, stack
 from .engines.stacks import SingleStack, Stack
 from .engines.stepping import Pair, StackedStep
 from .engines.trying import Trial
-from .engines.updating import Rules, Updater, treats_numbers_alone
+from .engines.updating import Rules, Updater
 from .memory import Memory, put, take
 from .states import State, fill
 
@@ -69,7 +71,8 @@ class Trainer:
         is_scheduled = bool(steps) and task.scheduler is not None
         schedule = partial(make_scheduler, task, steps=steps) if is_scheduled else None
         self._rules = Rules(prepared.optimizer, schedule, task.clip)
-        self._is_flat = all(reaches_all(subnet, trial) for subnet in subnets)
+        # A hook may put another tensor in the place of a gradient, or do what a captured step would not do again.
+        self._is_flat = all(reaches_all(subnet, trial) and not hooked(subnet) for subnet in subnets)
         is_separate = engine == "separate" or not self._is_stackable()
         stacks = stack(subnets, separate=is_separate, trial=trial, is_own=is_own)
         # One network by itself is trained as the plain loop does it, bit for bit.

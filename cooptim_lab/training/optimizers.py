@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from ..preparing.hooks import own_steps
+
 ELEMENTWISE_OPTIMIZERS = (
     torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam, torch.optim.RAdam, torch.optim.Adamax,
     torch.optim.RMSprop, torch.optim.Adagrad, torch.optim.Adadelta, torch.optim.Rprop, torch.optim.ASGD,
@@ -16,6 +18,11 @@ FUSED_OPTIMIZERS = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
 def is_elementwise(optimizer: torch.optim.Optimizer) -> bool:
     """Whether it may be given its parameters laid end to end: a user's own kind of a known one may do anything."""
     return type(optimizer) in ELEMENTWISE_OPTIMIZERS
+
+
+def treats_numbers_alone(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether it may be made anew over parameters that are laid end to end, or stacked: nothing of it would be lost."""
+    return is_elementwise(optimizer) and "step" not in vars(optimizer) and not own_steps(optimizer)
 
 
 def use_fused(optimizer: torch.optim.Optimizer) -> None:

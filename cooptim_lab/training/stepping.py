@@ -17,8 +17,10 @@ NO_DIVISION_BY_ZERO = 1e-6
 """As `torch.nn.utils.clip_grad_norm_` has it."""
 
 
-def make_scheduler(task: Task, optimizer: torch.optim.Optimizer, steps: int) -> Any:
+def make_scheduler(task: Task, optimizer: torch.optim.Optimizer, steps: int, *, is_trial: bool = False) -> Any:
     """The task's learning-rate scheduler over so many steps; None where it has none.
+
+    In a trial, which may make more steps than there are, it stands still after the last: some have a fixed end.
 
     Raises
     ------
@@ -38,7 +40,19 @@ def make_scheduler(task: Task, optimizer: torch.optim.Optimizer, steps: int) -> 
         raise InputError(
             f"scheduler is {type(made).__name__}, whose step wants {wanted[0].name}: give one that goes by steps"
         )
-    return made
+    return _Ending(made, steps) if is_trial else made
+
+
+class _Ending:
+    """A scheduler that is stepped so often at the most."""
+
+    def __init__(self, scheduler: Any, steps: int) -> None:
+        self._scheduler, self._left = scheduler, steps
+
+    def step(self) -> None:
+        if self._left:
+            self._left -= 1
+            self._scheduler.step()
 
 
 def clip_flat(gradient: Tensor, most: float) -> None:

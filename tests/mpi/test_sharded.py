@@ -124,6 +124,34 @@ def test_a_users_own_way_travels_by_value(pool):
     assert (weights(result) - weights(expected)).abs().max() < 1e-12
 
 
+@pytest.mark.parametrize("way", ["server", "allreduce", "local", "async"])
+@pytest.mark.parametrize("epochs", [1, 5])
+def test_a_scheduler_with_a_fixed_end_comes_to_it_and_no_further(pool, way, epochs):
+    def schedule(optimizer, steps):
+        return torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=steps)
+
+    def sgd(parameters):
+        return torch.optim.SGD(parameters, lr=0.1)
+
+    task = Task(model=network, data=(X, Y), optimizer=sgd, scheduler=schedule)
+    result, _ = train(pool, task, aggregate=way, epochs=epochs, batch=160)
+    assert result.steps == 2 * epochs
+
+
+@pytest.mark.parametrize("register", ["register_hook", "register_post_accumulate_grad_hook"])
+@pytest.mark.parametrize("how", ["ready", "made on the rank"])
+def test_a_hook_on_a_part_of_a_gradient_is_refused(pool, register, how):
+    def hooked():
+        model = network()
+        getattr(model[2].weight, register)(lambda g: None)
+        return model
+
+    task = Task(model=hooked() if how == "ready" else hooked, data=(X, Y))
+    with refused("a hook on the gradient of 2.weight", "each rank's part", "clip"):
+        train(pool, task)
+    assert train(pool, task, workers=1)[0].state == "done"
+
+
 def test_batchnorm_is_named(pool):
     def normed():
         return nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)).double()

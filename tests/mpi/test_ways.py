@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from cooptim_lab import InputError, Task, digits, train, train_sharded, train_subnets
+from cooptim_lab import InputError, RankPool, Task, digits, train, train_sharded, train_subnets
 from cooptim_lab.data.datasets import digits_network, digits_rows
 from cooptim_lab.runs import store
 from cooptim_lab.runs.events import Ended, Points, Progress, Started
@@ -212,3 +212,16 @@ def test_the_kernel_never_trains():
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.split("\n") == ["True", "", "True", ""]
+
+
+def test_a_network_that_cannot_be_cut_leaves_the_ranks_as_they_were():
+    """Each imports what finds units, which takes a while; the first complaint does not end the others meanwhile."""
+    model, x = nn.Sequential(nn.Linear(4, 64), nn.ReLU(), nn.Linear(64, 2)), torch.randn(40, 4)
+    data = (x, (x[:, 0] > 0).long())
+    model[0].weight.register_hook(lambda g: g)
+    with RankPool(2) as pool:
+        with refused("a hook on the gradient of 0.weight"):
+            train_subnets(Task(model=model, data=data), pool=pool, workers=2, epochs=1).wait(PATIENCE_SECONDS)
+        model[0].weight._backward_hooks.clear()
+        run = train_subnets(Task(model=model, data=data), pool=pool, workers=2, epochs=1)
+        assert run.wait(PATIENCE_SECONDS).state == "done"

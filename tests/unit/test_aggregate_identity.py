@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from cooptim_lab import Task
 from cooptim_lab.comm.timeline import Timeline
 from cooptim_lab.shards.aggregate import AGGREGATORS, Replica, Settings, make_aggregator
 from cooptim_lab.shards.aggregate.replica import CONTROL
@@ -157,6 +158,18 @@ def test_diloco_is_local_where_the_outer_step_is_the_mean_itself():
     local = trained("local")
     assert (trained("diloco", outer_lr=1.0, outer_momentum=0.0) - local).abs().max() < 1e-14
     assert (trained("diloco", outer_lr=0.7, outer_momentum=0.9) - local).abs().max() > 1e-3
+
+
+def test_a_rank_without_rows_has_the_rate_of_the_others():
+    given = Task(
+        model=network, data=(X, Y), optimizer=sgd,
+        scheduler=lambda o, steps: torch.optim.lr_scheduler.LambdaLR(o, lambda k: 1 / (1 + k)),
+    )  # fmt: skip
+    replica = Replica(network(), given, 4)
+    local = make_aggregator("local", SoloComm(), replica, Settings(), Timeline(SoloComm()))
+    rate = replica.optimizer.param_groups[0]["lr"]
+    local.step(None, 0.0, False)
+    assert replica.optimizer.param_groups[0]["lr"] == rate / 2
 
 
 def test_the_outer_step_is_torchs_own():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import random
 import threading
 import time
@@ -531,6 +532,44 @@ def test_a_scheduler_is_stepped_and_a_norm_is_bounded():
     assert all(
         (a - b).abs().max() < 1e-14 for a, b in zip(result.network.parameters(), plain.parameters(), strict=True)
     )
+
+
+@every_way
+@pytest.mark.parametrize("epochs", [1, 2, 4])
+def test_a_scheduler_with_a_fixed_end_is_never_stepped_beyond_it(program, spec, epochs):
+    """Neither by the training nor by what is tried before it, with however many threads."""
+    made = []
+
+    class Counting(optim.lr_scheduler.OneCycleLR):
+        def step(self, epoch=None):
+            super().step()
+            self.seen = getattr(self, "seen", -1) + 1  # the first is its own
+
+    def schedule(optimizer, steps):
+        made.append((Counting(optimizer, 0.1, total_steps=steps), steps))
+        return made[-1][0]
+
+    torch.set_num_threads(2)
+    given = Task(model=mlp(), data=(X, Y), optimizer=lambda p: optim.SGD(p, lr=0.1), scheduler=schedule)
+    result, _ = run(program, dataclasses.replace(spec, epochs=epochs, batch=200), given)
+    assert {steps for _, steps in made} == {2 * epochs} == {result.steps}
+    assert len(made) > 1
+    assert made[-1][0].seen == result.steps
+
+
+@pytest.mark.parametrize("way", ["allreduce", "ordered", "local", "async"])
+def test_the_rate_follows_the_schedule_in_every_way_to_aggregate(way):
+    """With one rank they are all one process; and a rate of nothing, from some step on, moves nothing."""
+    given = Task(
+        model=mlp().double(), data=(X, Y), optimizer=lambda p: optim.SGD(p, lr=0.1),
+        scheduler=lambda o, steps: optim.lr_scheduler.LambdaLR(o, lambda k: float(k < 7) / (1 + k)),
+    )  # fmt: skip
+    spec, every = Sharded(epochs=3, aggregate="server"), {}
+    for name, epochs in (("server", 3), (way, 3), (way, 2)):
+        changed = dataclasses.replace(spec, epochs=epochs, aggregate=name)
+        every[name, epochs] = nn.utils.parameters_to_vector(run(train_sharded, changed, given)[0].network.parameters())
+    assert (every[way, 3] - every["server", 3]).abs().max() < 1e-14
+    assert (every[way, 3] - every[way, 2]).abs().max() < 1e-14
 
 
 SAID = {

@@ -34,7 +34,7 @@ class Learned:
     sparse
         Of those that got a sparse one.
     replaced
-        Of those whose memory the network has exchanged (`p.data = ...`).
+        Of those whose memory the network, or a hook of the optimizer, has exchanged (`p.data = ...`).
     reshaped
         Of buffers that have another shape than before, or were not there.
     left_out
@@ -84,11 +84,11 @@ def see_learning(
             "(detach() or no_grad() in forward, or a forward that calls another network than its own)"
         )
     sparse = tuple(name for name, p in named if p.grad is not None and p.grad.is_sparse)
-    replaced = tuple(name for name, p in named if p.data_ptr() != places[name])
     try:
         optimizer.step()
     except Exception as error:
         raise InputError(f"the optimizer cannot make a step: {first_line(error)}") from error
+    replaced = tuple(name for name, p in named if p.data_ptr() != places[name])
     return Learned(
         unused,
         _at_times(network, loss, x, y),
@@ -147,8 +147,8 @@ def refuse_what_lies_flat(learned: Learned, way: str) -> None:
     """
     if learned.replaced:
         raise InputError(
-            f"{way} keeps parameters where they are, and the model exchanges {_some(learned.replaced)} (p.data = ...): "
-            "change them in place, e.g. p.data.clamp_(-1, 1)"
+            f"{way} keeps parameters where they are, and the model, or a hook, exchanges {_some(learned.replaced)} "
+            "(p.data = ...): change them in place, e.g. p.data.clamp_(-1, 1)"
         )
     if learned.sparse:
         raise InputError(

@@ -35,6 +35,8 @@ WEIGHT, VALUE, WISH, LAG = range(4)
 LEFT, LOSS_NOW = range(2)
 """Behind weights: steps until the last of all, counted from the one that is answered (0: not known); the loss of late.
 All are small numbers: the buffer may be of float32."""
+ROUNDING = 1e-3
+"""Of a long sum of shares, which travel in float32: whole batches make a whole number."""
 PAUSE = 2e-5
 """Seconds of sleep between looks at what has come."""
 
@@ -62,6 +64,7 @@ class Async(Aggregator):
             self._shares = [0.0] * self.size
             self._given = [0] * self.size  # answers
             self.version = 0  # steps that the server has made
+            self._part = 0.0  # of a batch, that has become steps since the rate has followed the last
             self.stale_sum, self.stale_most = 0, 0
             self._versions = [deque([0], maxlen=4) for _ in range(self.size)]  # of the last answers to each
             self._owed: list[int] = []
@@ -197,9 +200,11 @@ class Async(Aggregator):
             rates = [group["lr"] for group in replica.optimizer.param_groups]
             for group, rate in zip(replica.optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * weight
-            replica.step()
+            replica.update()
             for group, rate in zip(replica.optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate
+                is_changed = bool(group["lr"] != rate * weight)  # by a hook of the optimizer's
+                group["lr"] = group["lr"] / weight if is_changed else rate
+            self._follow(weight)
             stale = 0 if rank == 0 else self.version - self._began_with(rank, lag)
             self.stale_sum, self.stale_most = self.stale_sum + stale, max(self.stale_most, stale)
             self.version += 1
@@ -210,6 +215,13 @@ class Async(Aggregator):
         if stop and not self.last:
             # A step that nobody has begun, and that an answer from now on reaches everybody before.
             self.last = max(self._clock) + self._ahead + 2
+
+    def _follow(self, weight: float) -> None:
+        """Let the rate follow the rows that became steps: a whole batch of them is one step of the training."""
+        self._part += weight
+        if self._part > 1 - ROUNDING:
+            self._part -= 1
+            self.replica.follow()
 
     def _began_with(self, rank: int, lag: int) -> int:
         """The version that a rank had when it began the step it has now sent, `lag` answers being on their way then."""

@@ -36,6 +36,8 @@ class Local(Aggregator):
         value = self.replica.backward(loss, 1.0)
         if loss is not None:
             self.replica.step()
+        else:
+            self.replica.follow()
         if not math.isfinite(value):
             self._bad = value
         self._losses.append(value * weight)

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from ...errors import InputError
 from ...preparing.building import build_optimizer, remade, trained
+from ...preparing.hooks import hooked
 from ...task import Task
-from ...training.optimizers import is_elementwise, use_fused
+from ...training.optimizers import treats_numbers_alone, use_fused
 from ...training.stepping import clip_flat, make_scheduler
 
 CONTROL = 5
@@ -32,9 +33,9 @@ class Replica:
         Its parameters' data and gradients are replaced by the views.
     task
         Its optimizer, scheduler and clip make a step. An optimizer that treats every number by itself and all of them
-        alike is given the flat buffer as one parameter; any other the model's own parameters.
+        alike is given the flat buffer as one parameter; any other, and one with hooks, the model's own parameters.
     steps
-        Of the whole training, for the scheduler.
+        Of the whole training, for the scheduler; a trial may make more (see `make_scheduler`).
     unused
         Names of parameters that may get no gradient in a step. One that got none on any rank is not touched, as in one
         process: which those were travels behind the gradient.
@@ -56,7 +57,9 @@ class Replica:
         When the parameters are not all float32 or all float64: MPI adds no others.
     """
 
-    def __init__(self, model: nn.Module, task: Task, steps: int = 0, unused: Collection[str] = ()) -> None:
+    def __init__(
+        self, model: nn.Module, task: Task, steps: int = 0, unused: Collection[str] = (), *, is_trial: bool = False
+    ) -> None:
         self.model, self._clip = model, task.clip
         named = trained(model)
         names, self.parameters = [name for name, _ in named], [p for _, p in named]
@@ -82,13 +85,15 @@ class Replica:
             p.data, p.grad = value, grad
         groups = [group["params"] for group in optimizer.param_groups]
         is_whole = len(groups) == 1 and list(map(id, groups[0])) == list(map(id, self.parameters))
-        if is_elementwise(optimizer) and is_whole and not unused:
+        self._is_flat = treats_numbers_alone(optimizer) and is_whole and not unused
+        if self._is_flat:
             flat = self.weights[: self.count].detach().requires_grad_()
             flat.grad = self.gradient[: self.count]
             optimizer = remade(optimizer, [[flat]])
             use_fused(optimizer)
         self.optimizer = optimizer
-        self.scheduler = make_scheduler(task, optimizer, steps)
+        self.scheduler = make_scheduler(task, optimizer, steps, is_trial=is_trial)
+        self._is_hooked = bool(hooked(model))
         self._hooks = [
             p.register_post_accumulate_grad_hook(self._touch(place))
             for place, p in enumerate(self.parameters if unused else ())
@@ -96,7 +101,7 @@ class Replica:
 
     def _touch(self, place: int) -> Callable[[Tensor], None]:
         def touched(parameter: Tensor) -> None:
-            self._touched[place] = 1
+            self._touched[place] = int(parameter.grad is not None)  # a hook of the model's own may have taken it
 
         return touched
 
@@ -122,22 +127,42 @@ class Replica:
                 self._weight.fill_(weight)
                 self._weight_now = weight
             value.backward(self._weight)
+        if self._is_hooked:
+            self._take_over()
         if self._is_absent:
             self._touched.zero_()
             self._is_absent = False
         return value.item()
 
+    def _take_over(self) -> None:
+        """What hooks have put in the place of gradients is what is meant."""
+        for p, view in zip(self.parameters, self.views(self.gradient), strict=True):
+            if p.grad is None:
+                view.zero_()
+            elif p.grad.data_ptr() != view.data_ptr():
+                view.copy_(p.grad)
+            p.grad = view
+
     def step(self) -> None:
-        """Let the optimizer make the gradient a step."""
+        """Let the optimizer make the gradient a step, and the rate follow."""
+        self.update()
+        self.follow()
+
+    def follow(self) -> None:
+        """Let the rate follow a step of the training: also one that had nothing for this rank."""
+        if self.scheduler is not None:
+            self.optimizer._opt_called = True  # type: ignore[attr-defined]  # torch asks; there may be nothing to step
+            self.scheduler.step()
+
+    def update(self) -> None:
+        """Let the optimizer make the gradient a step, at the rate that there is."""
         if self._clip is not None:
             clip_flat(self.gradient[: self.count], self._clip)
         if self._may_be_untouched:
             for p, view, times in zip(self.parameters, self.views(self.gradient), self._touched.tolist(), strict=True):
                 p.grad = view if times else None
         self.optimizer.step()
-        if self.scheduler is not None:
-            self.scheduler.step()
-        if self._may_be_untouched:
+        if not self._is_flat:  # there may be none in some, and a hook may have put others in their places
             for p, view in zip(self.parameters, self.views(self.gradient), strict=True):
                 p.grad = view
 

@@ -86,6 +86,11 @@ class AllReduce(Synchronous):
         self._ranges = [(starts[places[0]], starts[places[-1] + 1]) for places in self._of_bucket]
         self._requests: dict[int, Any] = {}
 
+    def settle(self) -> Sequence[float]:
+        for handle in getattr(self, "_handles", []):  # a network is handed over with its hooks: these are not its own
+            handle.remove()
+        return super().settle()
+
     def _hook(self, bucket: int) -> Any:
         def arrived(parameter: Tensor) -> None:
             self._missing[bucket] -= 1

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ...errors import InputError
+from ...preparing.hooks import own_steps
 from ...training.loop import Step
 
 WARM_UP = 3
@@ -16,6 +17,8 @@ WARM_UP = 3
 
 def can_capture(optimizer: torch.optim.Optimizer) -> bool:
     """Whether an optimizer's step does the same operations every time, and its counts live on the GPU."""
+    if own_steps(optimizer):  # what hangs on it would be called once, when the step is captured
+        return False
     return isinstance(optimizer, torch.optim.SGD) or all(group.get("capturable") for group in optimizer.param_groups)
 
 

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 import cloudpickle
 from torch import nn
 
+from ...preparing.hooks import hooked
 from ..states import state_of
 from .channels import ChannelStack, PlainChannelStack
 from .grouped import GroupedStack, is_perceptron
@@ -85,9 +86,10 @@ def _batches(members: list[int]) -> list[list[int]]:
 def _signature(subnet: nn.Module) -> object:
     """Equal for subnets that may share a program: same layers, shapes and settings, only other weights.
 
-    Hooks, tied parameters and settings that cannot be compared make a subnet equal to none but itself.
+    Hooks (of modules, and on gradients), tied parameters and settings that cannot be compared make a subnet equal to
+    none but itself.
     """
-    if len(list(subnet.parameters())) < len(list(subnet.named_parameters(remove_duplicate=False))):
+    if len(list(subnet.parameters())) < len(list(subnet.named_parameters(remove_duplicate=False))) or hooked(subnet):
         return object()
     settings = []
     for module in subnet.modules():

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ...preparing.building import remade
 from ...preparing.modes import has_modes
-from ...training.optimizers import is_elementwise, use_fused
+from ...training.optimizers import treats_numbers_alone, use_fused
 from ...training.stepping import NO_DIVISION_BY_ZERO, clip
 from .stacks import Stack
 
@@ -82,7 +82,7 @@ class Updater:
         else:
             self.held = [(named[name], (name,)) for group in groups for name in group]
             if self._is_single:
-                self.optimizer = rules.make(list(named.values()), list(named))
+                asked = self.optimizer = rules.make(list(named.values()), list(named))
             else:
                 self.optimizer = remade(asked, [[named[name] for name in group] for group in groups])
         for group in self.optimizer.param_groups:
@@ -144,13 +144,6 @@ class _Schedule:
 
 _ITS_OWN = frozenset(("params", "param_names", "fused", "foreach", "capturable"))
 """Settings of a group that a scheduler does not change, and that say how this optimizer computes."""
-
-
-def treats_numbers_alone(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether it may be made anew over parameters that are laid end to end, or stacked: nothing of it would be lost."""
-    hooks = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
-    is_changed = "step" in vars(optimizer) or any(getattr(optimizer, hook, None) for hook in hooks)
-    return is_elementwise(optimizer) and not is_changed
 
 
 def _laid_flat(
