@@ -1,0 +1,70 @@
+"""Networks that are no sum of their rows, over ranks: what differs from one process is said, and nothing else differs.
+
+Run under mpiexec; every rank asserts.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from mpi4py import MPI
+from torch import Tensor, nn
+
+from cooptim_lab import Task
+from cooptim_lab.comm.context import Context
+from cooptim_lab.runs.events import Note
+from cooptim_lab.shards.program import train_sharded
+from cooptim_lab.training.spec import Sharded
+
+ROWS = 61  # 49 to train on: in batches of 24, the last has one row
+comm = MPI.COMM_WORLD
+rank, size = comm.Get_rank(), comm.Get_size()
+torch.set_num_threads(1)
+
+X = torch.randn(ROWS, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+Y = (X[:, 0] > X[:, 1]).long() + (X[:, 2] > 0)
+
+
+def train(model: Any, spec: Sharded) -> tuple[Any, list[Note]]:
+    """The result, on every rank, and what rank 0 noted."""
+    events: list[Any] = []
+    task = Task(model=model, data=(X, Y), loss=nn.CrossEntropyLoss(), optimizer=lambda p: torch.optim.SGD(p, lr=0.1))
+    result = train_sharded(Context(comm, lambda *new: events.extend(new), lambda: False), task, spec)
+    notes = [event for event in events if isinstance(event, Note)]
+    return comm.bcast((result, notes), root=0)
+
+
+class Centred(nn.Module):
+    """Rows meet in its mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 7), nn.Linear(7, 3)
+        self.double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.a(x)
+        return self.b(torch.relu(h - h.mean(0, keepdim=True)))
+
+
+class Averaging(Centred):
+    """It keeps a mean of the rows that it sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("kept", torch.zeros(7, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.a(x)
+        if self.training:
+            self.kept.lerp_(h.detach().mean(0), 0.1)
+        return self.b(torch.relu(h))
+
+
+for way in ("server", "allreduce", "ordered", "local"):
+    for model, said in ((Centred, "the outputs"), (Averaging, "what it keeps in kept")):
+        _, notes = train(model, Sharded(workers=size, aggregate=way, epochs=2, batch=24))
+        about = [note for note in notes if said in note.text]
+        assert len(about) == (size > 1), (way, notes)
+        assert all("differs from one process" in note.text and note.is_doubt for note in about)
