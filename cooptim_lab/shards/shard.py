@@ -91,6 +91,7 @@ def open_shard(context: Context, task: Task, spec: Sharded) -> Shard:
     normalises = bcast(comm, normalising(_is_normalised(shard), spec, context.size))
     apart = _see_apart(context, shard)
     shard.held.meaning, shard.held.reduction = first.meaning, first.reduction
+    shard.held.is_scored_together = apart.is_scored_together
     examined = replace(first, learned=learned, findings=lines)
     return replace(shard, examined=examined, normalises=normalises, apart=apart)
 

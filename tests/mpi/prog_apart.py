@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from cooptim_lab import Task
 from cooptim_lab.comm.context import Context
+from cooptim_lab.preparing.prepare import prepare
 from cooptim_lab.runs.events import Note
 from cooptim_lab.shards.program import train_sharded
 from cooptim_lab.training.spec import Sharded
@@ -26,11 +27,14 @@ X = torch.randn(ROWS, 6, dtype=torch.float64, generator=torch.Generator().manual
 Y = (X[:, 0] > X[:, 1]).long() + (X[:, 2] > 0)
 
 
+def task_of(model: Any) -> Task:
+    return Task(model=model, data=(X, Y), loss=nn.CrossEntropyLoss(), optimizer=lambda p: torch.optim.SGD(p, lr=0.1))
+
+
 def train(model: Any, spec: Sharded) -> tuple[Any, list[Note]]:
     """The result, on every rank, and what rank 0 noted."""
     events: list[Any] = []
-    task = Task(model=model, data=(X, Y), loss=nn.CrossEntropyLoss(), optimizer=lambda p: torch.optim.SGD(p, lr=0.1))
-    result = train_sharded(Context(comm, lambda *new: events.extend(new), lambda: False), task, spec)
+    result = train_sharded(Context(comm, lambda *new: events.extend(new), lambda: False), task_of(model), spec)
     notes = [event for event in events if isinstance(event, Note)]
     return comm.bcast((result, notes), root=0)
 
@@ -68,3 +72,16 @@ for way in ("server", "allreduce", "ordered", "local"):
         about = [note for note in notes if said in note.text]
         assert len(about) == (size > 1), (way, notes)
         assert all("differs from one process" in note.text and note.is_doubt for note in about)
+
+
+# Where outputs in evaluation mode depend on the other rows, all held-out rows are scored together.
+def normed() -> nn.Module:
+    norm = nn.BatchNorm1d(7, track_running_stats=False)
+    return nn.Sequential(nn.Linear(6, 7), norm, nn.ReLU(), nn.Linear(7, 3)).double()
+
+
+for model in (normed, Centred):
+    result, _ = train(model, Sharded(workers=size, epochs=2, batch=17))
+    prepared = prepare(task_of(model))
+    score = prepared.score(prepared.outputs(result.network))
+    assert (result.loss, result.metric) == (score.loss, score.metric), (model, result.loss, score)
