@@ -17,6 +17,7 @@ from cooptim_lab.preparing.prepare import prepare
 from cooptim_lab.runs.events import Note
 from cooptim_lab.shards.program import train_sharded
 from cooptim_lab.training.spec import Sharded
+from tests.one_process import distance, train_alone
 
 ROWS = 61  # 49 to train on: in batches of 24, the last has one row
 comm = MPI.COMM_WORLD
@@ -85,3 +86,28 @@ for model in (normed, Centred):
     prepared = prepare(task_of(model))
     score = prepared.score(prepared.outputs(result.network))
     assert (result.loss, result.metric) == (score.loss, score.metric), (model, result.loss, score)
+
+
+# What a network counts goes on where a rank has no rows.
+class Counting(Centred):
+    """It counts its calls in two ways, and computes by them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.calls += 1
+            self.seen += 1
+        return self.b(torch.relu(self.a(x)) * (0.1 * self.calls + 0.01 * self.seen))
+
+
+for way in ("server", "allreduce", "ordered"):
+    spec = Sharded(workers=size, aggregate=way, epochs=4, batch=24)
+    result, notes = train(Counting, spec)
+    plain = train_alone(task_of(Counting), spec, size)
+    assert (plain.calls, int(plain.seen)) == (result.network.calls, int(result.network.seen)) == (12, 12)
+    assert distance(result.network, plain) < 1e-11, way
+    assert not any("differs" in note.text for note in notes), notes
