@@ -38,11 +38,16 @@ class HeldOut:
     ----------
     meaning, reduction
         How outputs are read, and what the loss divides by: to be set before anything is scored.
+    is_scored_together
+        Whether outputs depend on the other rows, so that rank 0 scores all of them in one pass, as one process does. To
+        be set before anything is scored, on all ranks alike.
     """
 
     def __init__(self, task: Task, rows: Rows, held: Tensor, comm: Any) -> None:
         self.task, self.comm, self.count = task, comm, len(held)
         self.meaning, self.reduction = Meaning(NOTHING), Reduction(MEAN)
+        self.is_scored_together = False
+        self._whole: tuple[Tensor, ...] | None = None
         size, rank = comm.Get_size(), comm.Get_rank()
         start, end = self.count * rank // size, self.count * (rank + 1) // size
         self.rows = keep(rows, held[start:end])
@@ -60,6 +65,8 @@ class HeldOut:
 
     def score(self, network: nn.Module) -> Score | None:
         """Loss and metric over all held-out rows, on rank 0. Collective. The modes of the network come back."""
+        if self.is_scored_together:
+            return self._score_together(network)
         with evaluating(network):
             chunks = torch.arange(len(self.rows)).tensor_split(-(-len(self.rows) // CHUNK)) if len(self.rows) else ()
             parts = [self._chunk(network, rows) for rows in chunks]
@@ -76,6 +83,17 @@ class HeldOut:
         if everyones is None:
             return None
         return join_scores([each for scores in everyones for each in scores], is_sum=self.reduction.kind == SUM)
+
+    def _score_together(self, network: nn.Module) -> Score | None:
+        if self._whole is None:
+            mine = self.rows.take(torch.arange(len(self.rows))) if len(self.rows) else None
+            every = gather(self.comm, mine) or []
+            self._whole = tuple(torch.cat(of) for of in zip(*[pair for pair in every if pair is not None], strict=True))
+        if not self._whole:
+            return None
+        x, y = self._whole
+        with evaluating(network), torch.no_grad():
+            return score(self.task, self.meaning, network(x.clone()), y)  # a network may work in place
 
     def _scored(self, outputs: Tensor, y: Tensor) -> tuple[float, float, Score]:
         """What the loss of a part counts, what its metric counts, and the score."""

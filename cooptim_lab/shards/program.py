@@ -23,7 +23,7 @@ from .keeping import Keeping
 from .saving import Saving
 from .shard import Shard, open_shard
 from .stepping import ShardStep, build_step
-from .telling import breakdown, tell_how_it_normalises, tell_times, tell_what_differs
+from .telling import breakdown, tell_how_it_normalises, tell_times, tell_what_differs, tell_what_meets
 from .trial import warm_up
 
 TRAINING = "training loss"
@@ -36,6 +36,7 @@ def train_sharded(context: Context, task: Task, spec: Sharded, keeping: Keeping 
     shard = open_shard(context, task, spec)
     tell_findings(context, shard.examined.findings)
     tell_how_it_normalises(context, shard.normalises)
+    tell_what_meets(context, shard.apart)
     buckets = warm_up(context, task, shard)
     timeline = Timeline(context.comm)
     step = build_step(context, task, shard, timeline, buckets)

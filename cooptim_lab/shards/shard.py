@@ -19,6 +19,7 @@ from ..data.rows import Rows, keep, open_rows, what_draws
 from ..errors import InputError
 from ..preparing.building import build_model, packed, unpacked
 from ..preparing.examination import Examined, examine, undisturbed
+from ..preparing.examination.apart import ROWS, Apart, see_apart
 from ..preparing.examination.learning import refuse_modes, refuse_what_lies_flat
 from ..preparing.examination.sizes import Smallest, smallest_batch
 from ..preparing.held_out import HeldOut
@@ -55,6 +56,8 @@ class Shard:
     examined: Examined
     normalises: str
     """How BatchNorm does (see `batchnorm.normalising`)."""
+    apart: Apart
+    """What is another for the ranks' parts of a batch than for the whole."""
 
     @property
     def per_epoch(self) -> int:
@@ -92,8 +95,11 @@ def open_shard(context: Context, task: Task, spec: Sharded) -> Shard:
     learned = replace(first.learned, at_times=tuple(sorted(set[str]().union(*unused))))
     lines = (*shard.examined.findings, *first.findings)
     normalises = bcast(comm, normalising(_is_normalised(shard), spec, context.size))
+    apart = _see_apart(context, shard)
     shard.held.meaning, shard.held.reduction = first.meaning, first.reduction
-    return replace(shard, examined=replace(first, learned=learned, findings=lines), normalises=normalises)
+    shard.held.is_scored_together = apart.is_scored_together
+    examined = replace(first, learned=learned, findings=lines)
+    return replace(shard, examined=examined, normalises=normalises, apart=apart)
 
 
 def _build(task: Task, spec: Sharded) -> bytes:
@@ -113,7 +119,9 @@ def _read(context: Context, task: Task, spec: Sharded, network: bytes) -> tuple[
     held_out = HeldOut(task, every, held, context.comm)
     loss = loss_of(task, rows.take(FIRST)[1])
     fits = Examined.nothing(said)
-    return Shard(context.rank, spec, network, rows, dealt, held_out, loss, fits, AS_IT_IS), held_out.labels(rows)
+    return Shard(context.rank, spec, network, rows, dealt, held_out, loss, fits, AS_IT_IS, Apart()), held_out.labels(
+        rows
+    )
 
 
 def _examine(context: Context, task: Task, shard: Shard, labels: Tensor) -> Examined:
@@ -131,6 +139,16 @@ def _examine(context: Context, task: Task, shard: Shard, labels: Tensor) -> Exam
     refuse_what_lies_flat(examined.learned, "sharded")
     refuse_modes(examined.learned, "sharded")
     return examined
+
+
+def _see_apart(context: Context, shard: Shard) -> Apart:
+    """What any rank sees to be another for parts of a batch, by its own rows. Collective."""
+    model = put(unpacked(shard.network), training=True)
+    with undisturbed(), torch.enable_grad():
+        found = see_apart(model, shard.loss, *shard.rows.take(torch.arange(min(ROWS, len(shard.rows)))))
+    every = allgather(context.comm, found)
+    names = dict.fromkeys(name for each in every for name in each.training)
+    return Apart(tuple(names), any(each.is_scored_together for each in every))
 
 
 def _is_normalised(shard: Shard) -> bool:

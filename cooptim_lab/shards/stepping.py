@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from ..comm.context import Context
@@ -73,7 +74,11 @@ class ShardStep:
     def _loss_of(self, part: SharedBatch) -> Callable[[], Tensor] | None:
         if part.rows.numel():  # less than half the time of len(): every microsecond of a step counts
             return lambda: self._of_rows(part)
-        return None if self._over_ranks is None else self._of_none
+        if self._over_ranks is not None:
+            return self._of_none
+        if self._is_synchronous:
+            self._count_none()
+        return None
 
     def _take_weighted(self, part: SharedBatch, stop: bool) -> Outcome:
         """A step by a loss that divides by something else than the rows (see `reduction`)."""
@@ -103,6 +108,11 @@ class ShardStep:
         x = self._rows.take(FIRST)[0]
         self.replica.touch_none()
         return self._over_ranks.forward(lambda: self._model(x), is_present=False).sum() * 0
+
+    def _count_none(self) -> None:
+        """What the network counts by itself goes on with the others', though it has no rows: as in one process."""
+        with torch.no_grad():
+            self._model(self._rows.take(FIRST)[0])
 
 
 def build_step(

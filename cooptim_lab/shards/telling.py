@@ -11,9 +11,12 @@ from torch import nn
 from ..comm.context import Context, Report
 from ..comm.objects import allgather
 from ..comm.timeline import Share, Timeline
+from ..preparing.examination.apart import GRADIENT, OUTPUTS, Apart
 from ..runs.events import Event, Note, Spent, Stale
 from .batchnorm import AS_IT_IS, SHARED
 
+FEW = 3
+"""Names that a line tells."""
 SPENT = ("steps", "compute", "communication", "waiting", "sent")
 
 
@@ -56,3 +59,19 @@ def tell_how_it_normalises(context: Context, how: str) -> None:
                 "the running statistics are averaged"
             )
         context.report(Note(rank=0, text=text, is_doubt=how != SHARED))
+
+
+def tell_what_meets(context: Context, apart: Apart) -> None:
+    """Of a network that makes something else of the parts of a batch than of the whole, on several ranks."""
+    if not context.is_root or context.size == 1 or not apart.training:
+        return
+    passed = [name for name in apart.training if name in (OUTPUTS, GRADIENT)]
+    kept = [name for name in apart.training if name not in passed]
+    more = f" and {len(kept) - FEW} more" if len(kept) > FEW else ""
+    state = [f"what it keeps in {', '.join(kept[:FEW])}{more}"] if kept else []
+    where = "rows of a batch meet in the network" if passed else "the network changes itself by the rows that it sees"
+    text = (
+        f"{where} (another for parts of a batch than for the whole: {', '.join(passed + state)}): every rank sees its "
+        "own part, so the result differs from one process"
+    )
+    context.report(Note(rank=0, text=text))

@@ -26,3 +26,8 @@ def test_trainings_of_every_kind_are_one_process(ranks):
 def test_networks_drawn_at_random_are_one_process_or_refused(ranks):
     """Some of `make networks`; 1111 branches on its data, and has batches of fewer rows than 4 ranks."""
     run_ranks(Path(random_networks.__file__), ranks, 4, 1109)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_what_parts_of_a_batch_make_another_is_said(ranks):
+    run_ranks(Path(__file__).with_name("prog_apart.py"), ranks)
