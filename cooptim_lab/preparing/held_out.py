@@ -59,7 +59,7 @@ class HeldOut:
 
     def labels(self, mine: Rows) -> Tensor:
         """The labels that there are, each once: of some rows that are trained on, and of these."""
-        if mine.labels(NONE) is None:
+        if self._sample[1].is_floating_point():
             return self._sample[1].flatten().unique()
         return torch.cat([distinct(rows) for rows in (mine, self.rows)]).unique()
 
@@ -107,7 +107,13 @@ class HeldOut:
 
 
 def distinct(rows: Rows) -> Tensor:
-    """Every label of some rows once; in pieces, since all of them at once would take memory."""
+    """Every label of some rows once; in pieces, since all of them at once would take memory.
+
+    Labels of more than one number a row (tokens) are taken with their rows: one that is missed would not be counted.
+    """
+    if rows.labels(NONE) is None:
+        taken = [rows.take(piece)[1].unique() for piece in torch.arange(len(rows)).split(CHUNK)]
+        return torch.cat([NONE, *taken]).unique()
     pieces = [rows.labels(piece) for piece in torch.arange(len(rows)).split(PIECE)]
     known = [np.unique(piece) for piece in pieces if piece is not None]
     return torch.from_numpy(np.unique(np.concatenate([np.empty(0, np.int64), *known])).astype(np.int64))

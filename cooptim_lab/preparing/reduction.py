@@ -20,7 +20,7 @@ from .scoring import IGNORED_LABEL, Loss, is_torchs_classes
 
 MEAN, SUM, WEIGHTED = "mean", "sum", "weighted"
 MOST_LABELS = 256
-"""Of a loss of the user's own: if there are more labels, it is not asked for the weight of each."""
+"""Of a loss of the user's own: if there are more labels, it is asked for the weights of the lowest and the highest."""
 MOST_ROWS = 16
 """That it is asked of."""
 TOLERANCE = 1e-3
@@ -94,7 +94,8 @@ def _mixes(outputs: Tensor, y: Tensor) -> str:
         broadcast = tuple(torch.broadcast_shapes(outputs.shape, y.shape)) if _broadcasts(outputs, y) else ()
         how = f", which broadcast to {broadcast}" if broadcast else ""
         return f"loss compares every row with every other: {given}{how}; make them the same, e.g. y.reshape(-1, 1)"
-    return f"loss mixes the rows of a batch ({given}): it must be the mean, or the sum, of each row's own loss"
+    known = "" if y.is_floating_point() else "; for classes, nn.CrossEntropyLoss(weight=..., ignore_index=...) is one"
+    return f"loss mixes the rows of a batch ({given}): it must be the mean, or the sum, of each row's own loss{known}"
 
 
 def _shape(rows: Tensor) -> str:
@@ -164,13 +165,13 @@ def _weights(ask: _Asked, distinct: Tensor) -> Reduction | None:
     Of two rows, L = (l₁ + r l₂) / (1 + r), so r = (L − l₁) / (l₂ − L). A label that alone gives nothing, and changes
     nothing beside another, is ignored.
     """
-    if len(distinct) > MOST_LABELS:
-        return None
+    half = MOST_LABELS // 2
+    asked = distinct if len(distinct) <= MOST_LABELS else torch.cat([distinct[:half], distinct[-half:]])
 
     def labelled(*labels: int) -> Tensor:
         return torch.stack([torch.full_like(ask.y[0], label) for label in labels])
 
-    values = distinct.tolist()
+    values = asked.tolist()
     try:
         alone = {label: ask.of([0], labelled(label)) for label in values}
         first = next((label for label in values if math.isfinite(alone[label])), None)
@@ -182,7 +183,12 @@ def _weights(ask: _Asked, distinct: Tensor) -> Reduction | None:
     if any(weight is None for weight in weights) or all(_is_close(w, 1.0) for w in weights if w is not None):
         return None
     known = [round(w) if _is_close(w, round(w)) else w for w in weights if w is not None]
-    return Reduction(WEIGHTED, distinct, torch.tensor(known, dtype=torch.float64))
+    if len(asked) == len(distinct):
+        return Reduction(WEIGHTED, distinct, torch.tensor(known, dtype=torch.float64))
+    if not {*known} <= {0, 1}:  # weights of its own for every label: those in between are not known
+        return None
+    ignored = torch.tensor([label for label, weight in zip(values, known, strict=True) if not weight])
+    return Reduction(WEIGHTED, distinct, (~torch.isin(distinct, ignored)).double())
 
 
 def _ratio(ask: _Asked, labelled: Callable[..., Tensor], first: int, label: int) -> float | None:

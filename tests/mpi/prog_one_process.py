@@ -33,6 +33,7 @@ X = torch.randn(ROWS, 6, dtype=torch.float64, generator=random)
 Y = (X[:, 0] > X[:, 1]).long() + (X[:, 2] > 0)
 IGNORED = torch.where(torch.arange(ROWS) % 3 > 0, -100, Y)
 WEIGHTS = torch.tensor([10.0, 1.0, 3.0], dtype=torch.float64)
+TOKENS = torch.randint(1, 9, (ROWS, 4), generator=random) * (torch.arange(ROWS)[:, None] % 5 > torch.arange(4))
 
 
 def mlp() -> nn.Module:
@@ -41,6 +42,10 @@ def mlp() -> nn.Module:
 
 def normed() -> nn.Module:
     return nn.Sequential(nn.Linear(6, 7, bias=False), nn.BatchNorm1d(7), nn.Tanh(), nn.Linear(7, 3)).double()
+
+
+def writing() -> nn.Module:
+    return nn.Sequential(nn.Linear(6, 36), nn.Tanh(), nn.Unflatten(1, (9, 4))).double()
 
 
 def pictures() -> nn.Module:
@@ -145,6 +150,10 @@ def summed(outputs: Tensor, y: Tensor) -> Tensor:
     return F.cross_entropy(outputs, y, reduction="sum")
 
 
+def unpadded(outputs: Tensor, y: Tensor) -> Tensor:
+    return F.cross_entropy(outputs, y, ignore_index=0)
+
+
 @dataclass(frozen=True)
 class Kind:
     """A task that is to be equal."""
@@ -163,6 +172,8 @@ KINDS = {
     "ignored labels": Kind(y=IGNORED, differs=True),
     "class weights": Kind(loss=nn.CrossEntropyLoss(weight=WEIGHTS), differs=True),
     "weights of its own": Kind(loss=own_weights, differs=True),
+    "tokens": Kind(writing, y=TOKENS, loss=nn.CrossEntropyLoss(ignore_index=0), differs=True),
+    "tokens, a loss of its own": Kind(writing, y=TOKENS, loss=unpadded, differs=True),
     "a sum": Kind(loss=summed, said={"optimizer": lambda p: torch.optim.SGD(p, lr=0.01)}, differs=True),
     "BatchNorm": Kind(normed),
     "BatchNorm, ignored labels": Kind(normed, y=IGNORED, differs=True),

@@ -20,7 +20,7 @@ from cooptim_lab.comm.context import Context
 from cooptim_lab.preparing.building import copied
 from cooptim_lab.preparing.examination import undisturbed
 from cooptim_lab.preparing.prepare import prepare
-from cooptim_lab.preparing.reduction import MEAN, SUM, WEIGHTED, find_reduction
+from cooptim_lab.preparing.reduction import MEAN, MOST_LABELS, SUM, WEIGHTED, find_reduction
 from cooptim_lab.preparing.scoring import CLASSES, HALF, NOTHING, SIGN, read_meaning
 from cooptim_lab.programs import train_baseline, train_sharded, train_subnets
 from cooptim_lab.runs.events import Note
@@ -187,6 +187,19 @@ def test_what_a_loss_divides_by_is_found_where_the_rows_at_hand_have_no_label_th
         lambda o, y: F.cross_entropy(o, y, ignore_index=-100), torch.randn(12, 3), y, torch.tensor([-100, 0, 1, 2])
     )
     assert (found.kind, found.weights.tolist()) == (WEIGHTED, [0, 1, 1, 1])
+
+
+def test_padding_among_many_tokens_is_found_by_asking():
+    """Of more labels than are asked for one by one, in rows with different numbers of tokens that count."""
+    generator = torch.Generator().manual_seed(0)
+    y = torch.randint(1, 1000, (400, 6), generator=generator)
+    y[torch.arange(6) >= torch.randint(1, 7, (400, 1), generator=generator)] = 0
+    outputs = torch.randn(16, 6, 1000, generator=generator)
+    every = y.unique()
+    found = find_reduction(lambda o, t: F.cross_entropy(o.transpose(1, 2), t, ignore_index=0), outputs, y[:16], every)
+    assert len(every) > MOST_LABELS
+    assert found.kind == WEIGHTED
+    assert torch.equal(found.weights, (every != 0).double())
 
 
 @every_way
