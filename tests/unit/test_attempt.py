@@ -91,8 +91,8 @@ def test_an_unfinished_line_is_held_back_too_and_shown_when_all_have_begun():
     job.run.log.listen(lambda event: heard.append([line.text for line in job.run.log.unfinished()]))
     job.run.log.append(Note(text="nothing yet"))
     Attempt(job, Ranks(2), mailbox).execute()
-    assert heard == [[], ["a"], []]
-    assert said(job.run) == ["nothing yet"]
+    assert heard == [[], ["a"], [], []]
+    assert said(job.run) == ["nothing yet", "a\n"]  # what was seen of it stays, though its end never came
 
 
 def test_points_are_shown_at_once_and_void_where_they_were_for_nothing():
