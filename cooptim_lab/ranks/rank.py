@@ -40,7 +40,7 @@ from .greeting import find_meeting, greet
 from .imported import Imported
 from .parcel import Store, unpack
 from .printing import flush_output, see_off
-from .spmd import take_main
+from .spmd import run_cell, take_main
 from .starting import put_back
 from .surroundings import Surroundings
 from .tracebacks import one_line, own_traceback
@@ -49,6 +49,7 @@ from .wire import Begun, Failed, Finished, Happened, Leave, Start, Stop, Stored,
 from .worlds import Worlds
 
 LEFT = 4  # jobs
+OURS = f"{__package__.partition('.')[0]}."
 INSISTING_SECONDS = 0.02
 """Between interrupts of a program that is to end and, while it imports, may not yet."""
 IMPORTING = "<frozen importlib._bootstrap>"
@@ -63,6 +64,7 @@ class Rank:
         self._sending = threading.Lock()
         self._inbox: queue.SimpleQueue[Start | wire.Rest | Leave] = queue.SimpleQueue()
         self._job: int | None = None  # what runs now
+        self._is_ours = False  # whether it leaves nothing in its world
         self._worlds = worlds
         self._store = Store()
         # What the frames of the last jobs that were cut short held: MPI may still write to the buffers of operations
@@ -148,7 +150,8 @@ class Rank:
         see_off(self._printed)
         if files := self._imported.fresh():
             self.send(wire.HasImported(files))
-        if left := self._surroundings.restore():
+        is_clean = self._is_ours and isinstance(reply, Finished)
+        if left := self._surroundings.restore() or self._worlds.end(is_clean=is_clean):
             self.send(wire.Unsound(start.job, left))
         self.send(reply)
         heap.give_back()
@@ -177,6 +180,9 @@ class Rank:
         start.carried.apply()
         set_threads(start.threads)
         program, arguments = unpack(start.calls[0])
+        self._is_ours = (
+            getattr(program, "__module__", "").startswith(OURS) and program.__module__ != run_cell.__module__
+        )
         for own in start.calls[1:]:
             arguments.update(unpack(own))
         context = Context(

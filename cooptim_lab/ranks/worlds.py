@@ -13,7 +13,9 @@ from collections import deque
 from typing import Any
 
 KEPT = 64
-"""Worlds of past jobs that live on: what a cell has kept of its own is used by a later one."""
+"""Worlds of past jobs that live on, of programs that leave nothing in theirs."""
+MOST = 1500
+"""Worlds that may be kept for good: MPICH has some 2000 communicators, and programs make some too."""
 TAGS = 32768  # MPI promises as many
 NAME = "MPI_COMM_WORLD"
 
@@ -25,6 +27,8 @@ class Worlds:
         self._mpi: Any = importlib.import_module("mpi4py.MPI")
         self._whole, self._end = self._mpi.COMM_WORLD, self._mpi.Finalize
         self._past: deque[Any] = deque()
+        self._now: Any = None
+        self._kept: list[Any] = []
         self._life = _Life(self._mpi)
 
     def make(self, workers: int, job: int) -> Any:
@@ -33,12 +37,27 @@ class Worlds:
         world = self._whole.Create_group(group, job % TAGS)
         group.Free()
         world.Set_name(NAME)
+        self._mpi.COMM_WORLD = self._now = world
+        self._life.begin()
+        return world
+
+    def end(self, *, is_clean: bool) -> str:
+        """The job has ended; returns why there can be no other, often "".
+
+        A program that leaves nothing in its world (`is_clean`) needs it no more. Any other's is never freed: what was
+        sent there and not received would be received in the next world of the same number, and a later cell may use
+        what this one has kept of it.
+        """
+        world, self._now = self._now, None
+        if world is None:  # it never came to that
+            return ""
+        if not is_clean:
+            self._kept.append(world)
+            return "" if len(self._kept) < MOST else f"the last of {MOST} worlds, and MPI has few more"
         self._past.append(world)
         if len(self._past) > KEPT:
             self._free(self._past.popleft())
-        self._mpi.COMM_WORLD = world
-        self._life.begin()
-        return world
+        return ""
 
     def progress(self) -> None:
         """Let MPI work on what other ranks want of this one."""

@@ -107,8 +107,8 @@ class TestWorld:
     def test_many_jobs_do_not_use_it_up(self, home):
         for _ in range(300):  # MPICH has some 2000 communicators
             home.run(lambda context: context.comm.Get_size(), workers=2)
-        kept = "from mpi4py import MPI\nworlds = [MPI.COMM_WORLD.Dup() for _ in range(1500)]\nlen(worlds)"
-        assert run_cell(kept, workers=2, pool=home).wait(PATIENCE_SECONDS) == [1500, 1500]
+        kept = "from mpi4py import MPI\nworlds = [MPI.COMM_WORLD.Dup() for _ in range(1000)]\nlen(worlds)"
+        assert run_cell(kept, workers=2, pool=home).wait(PATIENCE_SECONDS) == [1000, 1000]
         run_cell("[each.Free() for each in worlds]\ndel worlds", workers=2, pool=home).wait(PATIENCE_SECONDS)
 
 

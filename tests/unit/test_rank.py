@@ -39,10 +39,17 @@ class Control:
 @pytest.fixture
 def rank(monkeypatch):
     before = signal.getsignal(signal.SIGINT)
-    made = module.Rank(Control(), None)
+    made = module.Rank(Control(), Worlds())
     monkeypatch.setattr(made, "_call", lambda start: start.call())
     yield made
     signal.signal(signal.SIGINT, before)
+
+
+class Worlds:
+    """None of them is used up."""
+
+    def end(self, is_clean):
+        return ""
 
 
 class Start:
