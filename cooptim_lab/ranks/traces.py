@@ -7,6 +7,7 @@ launches have files of the same names. Linux; elsewhere nothing is found.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import struct
@@ -40,13 +41,16 @@ def open_files(pid: int) -> set[str]:
     """All that a process would leave: shared memory, and the topology that it has written."""
     found = open_segments(pid)
     try:
-        for entry in os.scandir(f"/proc/{pid}/fd"):
-            path = os.readlink(entry.path)  # noqa: PTH115 - of every descriptor: pathlib would take longer
+        # Not `os.scandir`: it stays open where the process ends while it is read.
+        descriptors = os.listdir(f"/proc/{pid}/fd")  # noqa: PTH208 - of every descriptor: pathlib would take longer
+    except OSError:  # it has ended
+        return found
+    for descriptor in descriptors:
+        with contextlib.suppress(OSError):  # closed meanwhile: the others count
+            path = os.readlink(f"/proc/{pid}/fd/{descriptor}")  # noqa: PTH115 - as above
             # Shared memory that has just been made is open before it is mapped.
             if (path.startswith(TOPOLOGY) or is_segment(path)) and "(deleted)" not in path:
                 found.add(path)
-    except OSError:  # it ended meanwhile
-        pass
     return found
 
 
