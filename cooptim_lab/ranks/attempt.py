@@ -6,6 +6,7 @@ does not answer ends the passage for all. Whether the job is then tried again is
 
 from __future__ import annotations
 
+import itertools
 import queue
 import time
 from typing import Any
@@ -82,8 +83,7 @@ class Attempt:
             if not self._shipment.end(ANSWER_SECONDS):
                 self._stopped(f"a rank does not take its data; {REPLACED}")
                 self._ranks.kill()
-            for rank in range(self._job.workers):
-                self._ranks.send(rank, wire.Rest())
+            self._ranks.send_all(range(self._job.workers), wire.Rest())
             self._beginning.show_held(self._died_at_rest)
         if self._unsound:
             left = ", ".join(f"rank {rank} inside {why}" for rank, why in sorted(self._unsound.items()))
@@ -102,11 +102,14 @@ class Attempt:
         if job.timeout is not None:
             self._deadline = time.monotonic() + job.timeout
         hellos = [ranks.hellos[rank] for rank in range(job.workers)]
-        for rank, threads in enumerate(share_cpus(hellos)):
-            parcels = self._shipment.parcels(rank)
-            ranks.send(rank, wire.Start(job.id, job.workers, threads, job.carried, parcels))
-        for rank in range(job.workers, ranks.workers):
-            ranks.send(rank, wire.Aside(job.id))
+        ranks.expect(job.workers)
+        starts = [
+            wire.Start(job.id, job.workers, threads, job.carried, self._shipment.parcels(rank))
+            for rank, threads in enumerate(share_cpus(hellos))
+        ]
+        for start, group in itertools.groupby(range(job.workers), starts.__getitem__):
+            ranks.send_all(group, start)
+        ranks.send_all(range(job.workers, ranks.workers), wire.Aside(job.id))
 
     def _attend(self) -> None:
         """Hear the ranks out until every one has returned, failed or is gone."""

@@ -6,6 +6,7 @@ installed, and this package do not change under a notebook.
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import sysconfig
@@ -26,19 +27,33 @@ class Imported:
     """On a rank."""
 
     def __init__(self) -> None:
-        self._seen: set[str] = set(sys.modules)
+        self._count, self._last = len(sys.modules), next(reversed(sys.modules))
+        self._told: set[str] = set()
         self._since = time.time_ns()
 
     def fresh(self) -> dict[str, int]:
         """Files of modules that are new since the last time, and when each was written (ns since the epoch)."""
-        found, new = {}, sys.modules.keys() - self._seen
-        self._seen |= new
-        for name in new:
+        found = {}
+        for name in self._new():
             path = getattr(sys.modules[name], "__file__", None)
             if isinstance(path, str) and not path.startswith(INSTALLED) and (written := _written(path)) is not None:
                 found[os.path.abspath(path)] = written if written < self._since else NEVER_THE_SAME  # noqa: PTH100
+                self._told.add(name)
         self._since = time.time_ns()
         return found
+
+    def _new(self) -> list[str]:
+        """Names of modules that came since the last time: those behind the last of then, as a dict keeps its order.
+
+        All, but those that were told, where others have gone meanwhile. To look at every name for every job would write
+        to each one's page: 5 MiB that forked ranks share.
+        """
+        names = reversed(sys.modules)
+        new = list(itertools.takewhile(lambda name: name != self._last, names))
+        if len(sys.modules) != self._count + len(new):
+            new = [name for name in sys.modules if name not in self._told]
+        self._count, self._last = len(sys.modules), next(reversed(sys.modules))
+        return new
 
 
 def changed(known: Mapping[str, int]) -> list[str]:

@@ -1,6 +1,6 @@
 """What the nursery imports before ranks are forked from it, so that none needs to do so again.
 
-Nothing of it may be used before the fork: no thread, no operation of torch.
+Nothing of it may be used before the fork: no thread, no operation of torch (but what makes an empty parameter).
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ def preload() -> None:
         import torch._dynamo  # noqa: F401 - torch's optimizers import it: a second, and 75 MB of every rank's own
 
         from .. import programs  # noqa: F401
-        from . import rank, spmd  # noqa: F401
+        from . import rank, spmd, surroundings  # noqa: F401
+
+        surroundings.namespaces()  # last: what is imported later has changed them
 
     thread = threading.Thread(target=imports)
     thread.start()

@@ -14,6 +14,7 @@ import termios
 import time
 from collections.abc import Sequence
 
+_fflush = ctypes.CDLL(None).fflush
 SEE_OFF_SECONDS = 30.0
 """So long may another host take to acknowledge it."""
 
@@ -23,7 +24,7 @@ def flush_output() -> None:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):  # the program closed it
             stream.flush()
-    ctypes.CDLL(None).fflush(None)
+    _fflush(None)
 
 
 def see_off(printed: Sequence[socket.socket]) -> None:

@@ -19,7 +19,6 @@ import signal
 import socket
 import sys
 import threading
-import time
 import traceback
 from collections import deque
 from collections.abc import Sequence
@@ -33,10 +32,11 @@ import cloudpickle
 import psutil
 
 from ..comm.context import Context
-from ..comm.waiting import LONGEST, SHORTEST
+from ..comm.waiting import LONGEST
 from ..errors import InputError
-from . import heap, wire
+from . import wire
 from .greeting import find_meeting, greet
+from .heap import Heap
 from .imported import Imported
 from .parcel import Store, unpack
 from .printing import flush_output, see_off
@@ -50,6 +50,8 @@ from .worlds import Worlds
 
 LEFT = 4  # jobs
 OURS = f"{__package__.partition('.')[0]}."
+PAUSE_SECONDS = 5e-5
+"""Between two looks at what other ranks want of MPI, at first; others have the cores to themselves meanwhile."""
 INSISTING_SECONDS = 0.02
 """Between interrupts of a program that is to end and, while it imports, may not yet."""
 IMPORTING = "<frozen importlib._bootstrap>"
@@ -66,7 +68,7 @@ class Rank:
         self._job: int | None = None  # what runs now
         self._is_ours = False  # whether it leaves nothing in its world
         self._worlds = worlds
-        self._store = Store()
+        self._store, self._heap = Store(), Heap()
         # What the frames of the last jobs that were cut short held: MPI may still write to the buffers of operations
         # that had just begun, and would corrupt the heap if they were freed.
         self._left: deque[BaseException] = deque(maxlen=LEFT)
@@ -80,10 +82,10 @@ class Rank:
 
     def serve(self) -> None:
         """Run programs until told to leave."""
-        while not isinstance(message := self._inbox.get(), Leave):
+        message: Start | wire.Rest | Leave = wire.Rest()
+        while not isinstance(message := self._next(is_at_rest=not isinstance(message, Start)), Leave):
             if isinstance(message, Start):
                 self._run(message)
-                self._serve_others()
 
     def send(self, message: Any) -> None:
         """To the kernel; from any thread."""
@@ -139,6 +141,7 @@ class Rank:
 
     def _run(self, start: Start) -> None:
         self._job = start.job
+        self._worlds.take(start.workers, start.job)
         try:
             reply = self._attempt(start)
         except KeyboardInterrupt:  # it came while an error was being told
@@ -154,7 +157,7 @@ class Rank:
         if left := self._surroundings.restore() or self._worlds.end(is_clean=is_clean):
             self.send(wire.Unsound(start.job, left))
         self.send(reply)
-        heap.give_back()
+        self._heap.give_back()
 
     def _attempt(self, start: Start) -> Finished | Failed:
         try:
@@ -186,20 +189,25 @@ class Rank:
         for own in start.calls[1:]:
             arguments.update(unpack(own))
         context = Context(
-            self._worlds.make(start.workers, start.job),
+            self._worlds.make(),
             report=lambda *events: self.send(Happened(start.job, events)),
             stopping=lambda: self._stop.job == start.job,
             threads=start.threads,
         )
         return program(context, **arguments)
 
-    def _serve_others(self) -> None:
-        """Keep MPI at work until all ranks have ended: one-sided access to this one's memory needs it."""
-        pause = SHORTEST
-        while self._inbox.empty():
-            self._worlds.progress()
-            time.sleep(pause)
-            pause = min(2 * pause, LONGEST)
+    def _next(self, *, is_at_rest: bool) -> Start | wire.Rest | Leave:
+        """The next message. Until all ranks are at rest, and the next world is made, MPI is kept at work meanwhile.
+
+        One-sided access to this rank's memory needs it, and so do worlds.
+        """
+        pause = PAUSE_SECONDS
+        while not (self._worlds.progress() and is_at_rest):
+            try:
+                return self._inbox.get(timeout=pause)
+            except queue.Empty:
+                pause = min(2 * pause, LONGEST)
+        return self._inbox.get()
 
 
 def is_importing(frame: FrameType | None) -> bool:
@@ -252,11 +260,8 @@ def main(directory: Path | None) -> None:
         sys.stderr.flush()
         os._exit(1)  # Python's own end would wait in MPI for the other ranks
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    heap.keep()
     faulthandler.enable()  # a segmentation fault leaves its traceback on stderr
     put_back()
-    kernel_path = control.recv()
-    sys.path[:] = [*kernel_path, *(entry for entry in sys.path if entry not in kernel_path)]
     worlds = Worlds()
     take_main()
     Rank(control, worlds, printed).serve()

@@ -10,11 +10,11 @@ import os
 import queue
 import shutil
 import socket
-import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from multiprocessing.connection import Connection
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
@@ -131,16 +131,29 @@ class RankSet:
                 raise
         self._reader.start()
 
+    def expect(self, workers: int) -> None:
+        """So many ranks are about to begin a job, whose end each will tell."""
+        self._reader.pending = workers
+
+    def send_all(self, ranks: Iterable[int], message: Any) -> None:
+        """The same to some ranks, made once: a fifth of what a small job costs the notebook was to make it for each."""
+        made = ForkingPickler.dumps(message)
+        for rank in ranks:
+            self._send(rank, made)
+
     def send(self, rank: int, message: Any, patience: float = -1) -> None:
         """To one rank, from any thread. One that is gone is reported by its `Lost`, not here.
 
         `patience` is how many seconds to wait for others that send; negative: for ever.
         """
+        self._send(rank, ForkingPickler.dumps(message), patience)
+
+    def _send(self, rank: int, made: memoryview, patience: float = -1) -> None:
         if not self._sending[rank].acquire(timeout=patience):
             return
         try:
             with contextlib.suppress(OSError):
-                self._controls[rank].send(message)
+                self._controls[rank].send_bytes(made)
         finally:
             self._sending[rank].release()
 
@@ -205,7 +218,6 @@ class RankSet:
                     f"asked for {self.workers} ranks, each found {hello.size}: mpiexec and mpi4py belong to "
                     f"different MPI libraries (mpi4py uses {hello.library}); install one of them only"
                 )
-            connection.send(sys.path)
             self.hellos[rank], self._controls[rank], self._sending[rank] = hello, connection, threading.Lock()
             is_here = hello.machine == machine()
             self._reader.add_control(rank, connection, is_here=is_here)

@@ -53,12 +53,14 @@ class Reader:
     ----------
     is_broken : bool
         Whether a rank is gone, or the whole launch.
+    pending : int
+        Ranks that have not ended the job: set before it is sent.
     survey : Survey
         Hears what ranks tell of themselves.
     """
 
     def __init__(self, guard: Guard, mailbox: Mailbox, clean_up: Callable[[], None]) -> None:
-        self.is_broken = False
+        self.is_broken, self.pending = False, 0
         self.survey = Survey(0)
         self._guard, self._mailbox, self._clean_up = guard, mailbox, clean_up
         self._selector = selectors.DefaultSelector()
@@ -68,7 +70,7 @@ class Reader:
         self._far: set[int] = set()
         self._streams: dict[tuple[int, str], Stream] = {}
         self._sieve = Sieve()
-        self._spawned: Spawned
+        self._spawned: Spawned | None = None
         self._thread: threading.Thread | None = None
 
     def add_control(self, rank: int, connection: Connection, *, is_here: bool) -> None:
@@ -169,7 +171,9 @@ class Reader:
             return True
         if isinstance(message, (wire.Finished, wire.Failed)):
             self._drain(rank)  # it flushed before it said so: all it printed is here
-            self._drain_launcher()
+            self.pending -= 1
+            if self.pending <= 0:
+                self._drain_launcher()
         self._mailbox.put((rank, message))
         return True
 
@@ -200,13 +204,15 @@ class Reader:
         for role in STREAMS:
             while self._read_stream(rank, role) or self._comes_late(self._streams[rank, role].socket, deadline):
                 pass
-            self._deliver(rank, role, self._streams[rank, role].feed(b"", last=True))
-        self._tell_unfinished()
+            stream = self._streams[rank, role]
+            self._deliver(rank, role, stream.feed(b"", last=True))
+            if stream.due < deadline:  # what it had begun is gone
+                self._mailbox.put((rank, Printing(role, stream.unfinished())))
 
     def _drain_launcher(self) -> None:
         """Deliver what those have printed whom MPI has started for a program that has ended, waiting for their end."""
         deadline, patience, have_ended = time.monotonic() + SPAWNED_SECONDS, 0.0, False
-        while running := self._spawned.running():
+        while self._spawned and (running := self._spawned.running()):
             patience, have_ended = QUIET_SECONDS, time.monotonic() < deadline
             if not have_ended:
                 self._spawned.disregard(running)
@@ -259,6 +265,8 @@ class Reader:
 
     def _close_all(self) -> None:
         self._selector.close()
+        if self._spawned is not None:
+            self._spawned.close()
         for handle in self._handles.values():
             os.close(handle)
         for connection in self._controls.values():

@@ -32,7 +32,7 @@ class Shipment:
         self._keepers: dict[tuple[str, str], int] = {}
         self._stored: dict[tuple[int, str], str] = {}
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._send, name="cooptim-shipment", daemon=True)
+        self._thread: threading.Thread | None = None
         for rank, parcels in enumerate(calls):
             where = ranks.hellos[rank].machine
             for parcel in parcels:
@@ -47,6 +47,7 @@ class Shipment:
     def begin(self) -> None:
         """Send, by a thread: the pool's own has the ranks to listen to."""
         if self._keepers:
+            self._thread = threading.Thread(target=self._send, name="cooptim-shipment", daemon=True)
             self._thread.start()
 
     def arrived(self, rank: int, file: str, path: str) -> None:
@@ -55,6 +56,8 @@ class Shipment:
 
     def parcels(self, rank: int) -> tuple[Parcel, ...]:
         """A rank's parcels, to be opened where it is."""
+        if not self._keepers:
+            return self._calls[rank]
         where, parcels = self._ranks.hellos[rank].machine, []
         for parcel in self._calls[rank]:
             keeper = self._keepers.get((where, parcel.file or ""))
@@ -66,7 +69,7 @@ class Shipment:
     def end(self, patience: float) -> bool:
         """Whoever needed it has it, or nobody does any more. False when a rank does not take what it is sent."""
         self._over.set()
-        if not self._keepers:
+        if self._thread is None:
             return True
         self._thread.join(patience)
         if self._thread.is_alive():

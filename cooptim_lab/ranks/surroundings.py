@@ -18,6 +18,7 @@ import signal
 import sys
 import time
 import warnings
+from _signal import getsignal  # type: ignore[import-not-found]  # signal's own makes an enum of each handler: 20 times as long
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +27,9 @@ import torch
 from torch.nn.modules import module as hooks
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+
+from .carried import environment
+from .namespaces import Namespace
 
 
 def _matmul_precision() -> str:
@@ -45,10 +49,10 @@ def _filter_warnings(known: list[Any]) -> None:
     warnings.filters.extend(known)  # type: ignore[attr-defined]
 
 
-def _set_environment(known: dict[str, str]) -> None:
-    for name in os.environ.keys() - known.keys():
-        del os.environ[name]
-    os.environ.update(known)
+def _set_environment(known: dict[bytes, bytes]) -> None:
+    for name in os.environb.keys() - known.keys():
+        del os.environb[name]
+    os.environb.update(known)
 
 
 @functools.cache
@@ -91,7 +95,7 @@ STATES: tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...] = (
     (lambda: list(warnings.filters), _filter_warnings),
     (lambda: list(sys.path), lambda known: sys.path.__setitem__(slice(None), known)),
     (lambda: list(sys.argv), lambda known: sys.argv.__setitem__(slice(None), known)),
-    (lambda: dict(os.environ), _set_environment),
+    (environment, _set_environment),
     (lambda: dict(vars(_wishes())), _set_wishes),
 )
 """How each is read and set. Read after every job, set where it is another."""
@@ -105,16 +109,22 @@ HOOKS = tuple(found for name, found in vars(hooks).items() if name.startswith("_
 SIGNALS = tuple(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD})
 
 
+@functools.cache
+def namespaces() -> tuple[Namespace, ...]:
+    """Those that are looked after; read once, in the nursery where there is one."""
+    for kind in OPTIMIZERS:  # the first of a class wraps its `step`
+        kind([torch.nn.Parameter()], lr=1.0)
+    return tuple(map(Namespace, PATCHED))
+
+
 class Surroundings:
     """As they are when this is made."""
 
     def __init__(self) -> None:
-        for kind in OPTIMIZERS:  # the first of a class wraps its `step`
-            kind([torch.empty(1, requires_grad=True)], lr=1.0)
+        self._namespaces = namespaces()
         self._states = [read() for read, _ in STATES]
         self._names = {name: getattr(sys, name) for name in NAMES}
-        self._attributes = [dict(vars(each)) for each in PATCHED]
-        self._signals = {number: signal.getsignal(number) for number in SIGNALS}
+        self._signals = {number: getsignal(number) for number in SIGNALS}
         self._folder = os.getcwd()  # noqa: PTH109 - pathlib takes four times as long
 
     def restore(self) -> str:
@@ -128,14 +138,14 @@ class Surroundings:
     def _restore(self) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in self._signals.items():
-            if signal.getsignal(number) is not handler and handler is not None:
+            if getsignal(number) is not handler and handler is not None:
                 signal.signal(number, handler)
         for name, known in self._names.items():
             setattr(sys, name, known)
         with contextlib.suppress(FileNotFoundError):  # then it was removed, and there is none to go back to
             os.chdir(self._folder)
-        for each, known in zip(PATCHED, self._attributes, strict=True):
-            _restore_attributes(each, known)
+        for each in self._namespaces:
+            each.restore()
         sys.modules["mpi4py"].rc = _wishes()  # type: ignore[attr-defined]
         for registered in HOOKS:
             registered.clear()
@@ -144,13 +154,6 @@ class Surroundings:
         for (read, write), known in zip(STATES, self._states, strict=True):
             if read() != known:
                 write(known)
-
-
-def _restore_attributes(owner: Any, known: dict[str, Any]) -> None:
-    now = vars(owner)
-    for name, value in known.items():
-        if now.get(name, owner) is not value:
-            setattr(owner, name, value)
 
 
 def _left_inside() -> str:

@@ -51,8 +51,9 @@ def test_a_single_line_of_the_launchers_is_left_out(line):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="read from /proc")
-def test_who_has_come_since_is_found_until_it_ends():
+def test_who_has_come_since_is_found_until_it_ends(request):
     spawned = Spawned(os.getpid())
+    request.addfinalizer(spawned.close)
     assert spawned.running() == set()
     with subprocess.Popen(["sleep", "60"]) as one:
         assert wait_until(lambda: spawned.running() == {one.pid})
@@ -61,8 +62,9 @@ def test_who_has_come_since_is_found_until_it_ends():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="read from /proc")
-def test_who_goes_on_may_be_disregarded():
+def test_who_goes_on_may_be_disregarded(request):
     spawned = Spawned(os.getpid())
+    request.addfinalizer(spawned.close)
     with subprocess.Popen(["sleep", "60"]) as one:
         assert wait_until(lambda: spawned.running() == {one.pid})
         spawned.disregard(spawned.running())

@@ -112,9 +112,9 @@ def test_a_training_changes_nothing_that_is_taken_back():
         model(torch.ones(1, 2)).sum().backward()
         optimizer.step()
         torch.func.vmap(torch.sin)(torch.ones(3))
-        for owner, known in zip(room.PATCHED, made._attributes):
-            for name, value in known.items():
-                assert vars(owner).get(name) is value, (owner, name)
+        for each in room.namespaces():
+            for name, value in each._known.items():
+                assert vars(each._owner).get(name) is value, (each._owner, name)
         assert made.restore() == ""
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True, timeout=120)
