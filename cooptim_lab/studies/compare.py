@@ -22,7 +22,7 @@ class Comparison(Spec):
     workers: int = option(2, "MPI ranks for sub-networks and shards", at_least=1)
     subnets: int = subnets_option()
     aggregate: str = aggregate_option()
-    repeats: int = option(3, "rounds; the median counts, the range is shown", at_least=1)
+    repeats: int = option(3, "rounds; the median counts, with its 95 % interval", at_least=1)
 
 
 def compare(task: Task | None = None, *, pool: RankPool | None = None, **options: Any) -> Run[list[Row]]:

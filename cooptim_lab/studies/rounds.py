@@ -19,8 +19,9 @@ from ..runs.run import Run
 from ..task import Task
 from ..training.spec import Baseline, Spec
 from ..ways import launch
+from .intervals import confidence
 from .quiet import Surroundings, disturbed, throttled
-from .rows import BUSY, Row, confidence, measure
+from .rows import BUSY, Row, measure, no_gain
 from .study import Study
 
 Later = Callable[[Mapping[str, list[Result]]], Spec]
@@ -41,6 +42,9 @@ class Round:
 
 class Rounds(Study[Row, Spec]):
     """Every way in every round, a row for each as soon as it stands beside a baseline.
+
+    Every second round goes in the opposite order: what comes with the place in a round (a machine that grows slower,
+    what the one before has left in memory) widens the interval of a speedup then, and does not shift it.
 
     A round that others disturbed is done again when the machine is quiet, at most as many as were asked for.
     """
@@ -79,6 +83,7 @@ class Rounds(Study[Row, Spec]):
             return [*notes, f"{text}: run it when the machine is quiet"]
         if lost:
             notes.append(f"{lost} of {self.repeats} rounds were disturbed: their seconds do not count")
+        notes.extend(filter(None, map(no_gain, self.rows)))
         held = f"holds the true median with probability {confidence(counted):.2f}"
         alone = "one round: how far another would lie from it is not known; --repeats 5 shows it"
         return [*notes, f"the range of {counted} rounds {held}" if counted > 1 else alone]
@@ -102,7 +107,7 @@ class Rounds(Study[Row, Spec]):
         self._find_ranks()
         self.around.begin()
         fresh: dict[str, Result] = {}
-        for title, way in self.ways:
+        for title, way in self.ways[:: 1 if number % 2 else -1]:
             if title in self._rows and not self._rows[title].repeats:  # it was refused
                 self._done += 1
                 continue
@@ -111,7 +116,7 @@ class Rounds(Study[Row, Spec]):
             try:
                 fresh[title] = self._train(title, self.of_round(spec, number), is_first=is_first)
             except InputError as error:
-                if not fresh or not self.keeps_others:
+                if title == self.ways[0][0] or not self.keeps_others:
                     raise
                 self._refuse(title, spec, error)
             self._done += 1
@@ -123,7 +128,7 @@ class Rounds(Study[Row, Spec]):
         if not is_first:  # together: a row of two rounds beside a baseline of three would not fit
             self._keep(number, fresh)
         self._tell_what_was_seen(number)
-        self._show(fresh, all_of_them=not is_first)
+        self._show(self._rounds[number].results, all_of_them=not is_first)
 
     def _so_far(self, fresh: Mapping[str, Result]) -> dict[str, list[Result]]:
         """All results, by title."""
@@ -132,7 +137,8 @@ class Rounds(Study[Row, Spec]):
 
     def _keep(self, number: int, fresh: Mapping[str, Result]) -> None:
         seen = self.around.so_far()
-        self._rounds[number] = Round(dict(fresh), seen, disturbed(seen, list(fresh.values()), self.pool.cpus))
+        results = {title: fresh[title] for title, _ in self.ways if title in fresh}
+        self._rounds[number] = Round(results, seen, disturbed(seen, list(results.values()), self.pool.cpus))
 
     def _tell_what_was_seen(self, number: int) -> None:
         one = self._rounds[number]

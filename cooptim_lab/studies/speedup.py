@@ -23,7 +23,7 @@ class SpeedupStudy(Spec):
     workers: tuple[int, ...] = option((1, 2), "numbers of MPI ranks to measure, as 1,2,4", at_least=1)  # type: ignore[assignment]
     subnets: int = subnets_option()
     aggregate: str = aggregate_option()
-    repeats: int = option(FEW_REPEATS, "rounds; the median counts, the range is shown", at_least=1)
+    repeats: int = option(FEW_REPEATS, "rounds; the median counts, with its 95 % interval", at_least=1)
 
 
 def measure_speedup(

@@ -104,19 +104,21 @@ def loss_curves(points: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -
 def speedup_curves(rows: Collection[Row]) -> list[Curve]:
     """The measured speedups over the workers, and the line of as many times faster as there are workers.
 
-    Of rows that have none, what the rounds ranged over: no dot, which would be a figure.
+    The bar is the 95 % interval; the range of the rounds where there is none, as of one round and in records of old. Of
+    rows that have no speedup, what the rounds ranged over: no dot, which would be a figure.
     """
     rows = [row for row in rows if row.way != "baseline" and row.repeats]
     if not rows:
         return []
     curves = []
     columns: list[tuple[float, float, float, float]] = [
-        (float(row.workers), row.speedup, row.low, row.high)
+        (float(row.workers), row.speedup, *(row.interval or (row.low, row.high)))
         for row in rows
         if row.speedup is not None and row.low is not None and row.high is not None
     ]
     if columns:
-        curves.append(Curve("measured", *map(list, zip(*columns, strict=True)), kind="marker"))
+        name = "measured, 95 % interval" if any(row.interval for row in rows) else "measured"
+        curves.append(Curve(name, *map(list, zip(*columns, strict=True)), kind="marker"))
     for row in rows:
         if row.speedup is None and row.repeats > 1 and row.low is not None and row.high is not None:
             x, y = [float(row.workers)] * 2, [row.low, row.high]

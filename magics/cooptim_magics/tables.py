@@ -63,15 +63,20 @@ def rows_table(rows: Sequence[Row]) -> Cells:
     """Measured rows: what `compare` and `speedup` end in. One that has no P says why in its place."""
     name = next((row.metric_name for row in rows if row.metric_name), "score")
     has_rounds = any(row.repeats > 1 for row in rows)
+    has_intervals = any(row.interval is not None for row in rows)  # none in records of old
     head = ["", "workers", "threads", "seconds", "P = T_c/T_p", "speedup 1/P"]
-    head += [*(["range of 1/P"] if has_rounds else []), f"held-out {name}", "parameters"]
-    return [head, *(_row_cells(row, has_rounds=has_rounds) for row in rows)]
+    head += [*(["95 % interval"] if has_intervals else []), *(["range of 1/P"] if has_rounds else [])]
+    head += [f"held-out {name}", "parameters"]
+    return [head, *(_row_cells(row, has_intervals=has_intervals, has_rounds=has_rounds) for row in rows)]
 
 
-def _row_cells(row: Row, *, has_rounds: bool) -> list[str]:
+def _row_cells(row: Row, *, has_intervals: bool, has_rounds: bool) -> list[str]:
     figures = ["", row.figure] if row.ratio is None else [f"{row.ratio:.2f}", row.figure]
+    is_compared = row.way != "baseline" and row.repeats > 1
+    if has_intervals:
+        figures.append("{:.2f} – {:.2f}".format(*row.interval) if is_compared and row.interval is not None else "")
     if has_rounds:
-        has_range = row.way != "baseline" and row.repeats > 1 and row.low is not None and row.high is not None
+        has_range = is_compared and row.low is not None and row.high is not None
         figures.append(f"{row.low:.2f} – {row.high:.2f}" if has_range else "")
     as_text = percent if row.metric_name == "accuracy" else "{:.4g}".format
     metric = "" if row.metric is None else as_text(row.metric)
@@ -84,12 +89,16 @@ def _row_cells(row: Row, *, has_rounds: bool) -> list[str]:
 
 
 def rows_line(rows: Iterable[Row]) -> str:
-    """How much faster each way is than the network as it is, or once why nobody knows."""
+    """How much faster each way is than the network as it is, where that is told apart, or once why nobody knows."""
     others = [row for row in rows if row.way != "baseline"]
     said = {row.figure for row in others}
     if len(said) == 1 and not any(row.is_measured for row in others):
         return said.pop()
-    return " · ".join(f"{row.title} {row.figure}" for row in others)
+    return " · ".join(f"{row.title} {row.figure}{_beside_noise(row)}" for row in others)
+
+
+def _beside_noise(row: Row) -> str:
+    return " (no gain told apart from noise)" if row.is_told_apart is False else ""
 
 
 def summary_line(summary: Mapping[str, Any]) -> str:

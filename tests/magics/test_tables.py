@@ -88,6 +88,20 @@ class TestRows:
         head, cells = rows_table([row(repeats=5, low=1.25, high=2)])
         assert dict(zip(head, cells, strict=True))["range of 1/P"] == "1.25 – 2.00"
 
+    def test_the_interval_stands_before_it(self):
+        head, *rows = rows_table(
+            [row(repeats=5, low=1.25, high=2, interval=(1.126, 2.2)), row(repeats=5, way="baseline")]
+        )
+        assert [head[head.index("range of 1/P") + i] for i in (-2, -1)] == ["speedup 1/P", "95 % interval"]
+        assert [cells[head.index("95 % interval")] for cells in rows] == ["1.13 – 2.20", ""]
+
+    def test_a_record_of_old_has_none(self):
+        assert "95 % interval" not in rows_table([row(repeats=5)])[0]
+
+    def test_what_is_not_told_apart_from_noise_is_no_headline(self):
+        said = rows_line([row(interval=(0.9, 2.5)), row(title="b", interval=(1.1, 2.0))])
+        assert said == "2 shards, server 1.50× (no gain told apart from noise) · b 1.50×"
+
     def test_another_metric(self):
         head, cells = rows_table([row(metric_name="loss", metric=0.00123456)])
         assert dict(zip(head, cells, strict=True))["held-out loss"] == "0.001235"
@@ -124,7 +138,12 @@ class TestNoHeadline:
     def test_a_curve_has_no_dot(self):
         measured, span, _ = speedup_curves([self.BUSY, row(workers=1)])
         assert (measured.x, measured.y, measured.kind) == ([1.0], [1.5], "marker")
+        assert (measured.name, measured.lo, measured.hi) == ("measured", [1.5], [1.5])
         assert (span.name, span.x, span.y, span.lo) == ("busy: not measured (range)", [2.0, 2.0], [14.25, 18.7], None)
+
+    def test_a_dot_has_its_interval(self):
+        measured, _ = speedup_curves([row(low=1.4, high=1.6, interval=(1.2, 1.9))])
+        assert (measured.name, measured.lo, measured.hi) == ("measured, 95 % interval", [1.2], [1.9])
 
     def test_what_all_rows_have_is_said_once(self):
         said = row_notes([self.BUSY, replace(self.BUSY, title="b", warnings=("busy: x", "y"))], ["z"])

@@ -35,6 +35,7 @@ class TestCompare:
         assert [row.title for row in rows] == ["as it is", "4 sub-networks", "2 shards, server"]
         assert [row.workers for row in rows] == [1, 2, 2]
         assert (rows[0].ratio, rows[0].low, rows[0].high) == (1, 1, 1)
+        assert all(row.interval[0] <= row.speedup <= row.interval[1] for row in rows if row.is_measured)
         assert {row.baseline_seconds for row in rows} == {rows[0].seconds}
         assert all(row.seconds > 0 and row.repeats == 2 and row.parameters > 0 for row in rows)
         assert compared.state == "done"
@@ -50,7 +51,7 @@ class TestCompare:
         assert [event.row["repeats"] for event in of(compared, Measured)] == [1, 1, 1, 2, 2, 2]
         rounds = [event.text for event in of(compared, Phase) if event.text.startswith("round")]
         assert rounds[0] == "round 1 of 2: as it is"
-        assert rounds[-1] == "round 2 of 2: 2 shards, server"
+        assert rounds[-1] == "round 2 of 2: as it is"
         assert len(rounds) == 6
 
     def test_curves_are_of_the_first_round_only(self, compared):

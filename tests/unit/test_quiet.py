@@ -171,7 +171,31 @@ class TestRounds:
         assert [row.speedup for row in study.rows] == [1, 2, 2]
         assert [(row.repeats, row.disturbed, row.threads) for row in study.rows] == [(3, 0, 2), (3, 0, 1), (3, 0, 1)]
         assert [event.round for event in of(study, Beside)] == [1, 2, 3]
-        assert of(study, Note)[-1].text == "the range of 3 rounds holds the true median with probability 0.75"
+        assert [note.text for note in of(study, Note)] == [
+            "the range of 3 rounds holds the true median with probability 0.75"
+        ]
+        assert [row.is_told_apart for row in study.rows] == [False, True, True]
+
+    def test_rounds_take_turns(self):
+        study = play([QUIET])
+        titles = ["as it is", "4 sub-networks", "2 shards"]
+        said = [event.text.partition(": ") for event in of(study, Phase)]
+        assert [title for where, _, title in said if where == "round 1 of 3"] == titles
+        assert [title for where, _, title in said if where == "round 2 of 3"] == titles[::-1]
+        assert [title for where, _, title in said if where == "round 3 of 3"] == titles
+        assert [event.row["title"] for event in of(study, Measured)] == titles * 3
+
+    def test_a_drift_is_no_gain(self):
+        """Every training takes 5 % more than the one before."""
+        drifting = iter(range(100))
+        study = play([QUIET], lambda way, number: 1.05 ** next(drifting), repeats=4)
+        assert [row.is_told_apart for row in study.rows] == [False] * 3
+        said = [note.text for note in of(study, Note)]
+        assert [text.partition(", 1/P")[0] for text in said[:-1]] == [
+            "'4 sub-networks': no gain told apart from noise",
+            "'2 shards': no gain told apart from noise",
+        ]
+        assert said[-1].startswith("the range of 4 rounds")
 
     def test_a_disturbed_round_is_done_again(self):
         study = play(
@@ -224,6 +248,8 @@ class TestRounds:
         said = [event.text for event in of(study, Note)]
         assert said == [
             "1 of 3 rounds were disturbed: their seconds do not count",
+            "'4 sub-networks': no gain told apart from noise, 1/P lies between 1.00 and 1.00 (95 %)",
+            "'2 shards': no gain told apart from noise, 1/P lies between 1.00 and 1.00 (95 %)",
             "the range of 2 rounds holds the true median with probability 0.50",
         ]
         assert play([LOUD, QUIET, LOUD], comes_quiet=False).rows[1].is_busy

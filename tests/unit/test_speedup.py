@@ -1,4 +1,4 @@
-"""What a measurement says: closed forms of P, speedup and efficiency, the range of rounds, and every doubt."""
+"""What a measurement says: closed forms of P, speedup and efficiency, range and interval of the rounds, every doubt."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from cooptim_lab import Result
-from cooptim_lab.studies.rows import BEYOND, SAME_ACCURACY, WIDE_SPREAD, Row, confidence, measure
+from cooptim_lab.studies.doubts import SAME_ACCURACY, SHORTEST_SECONDS, SPREAD
+from cooptim_lab.studies.intervals import ratio_interval
+from cooptim_lab.studies.rows import BEYOND, Row, measure, no_gain
 
 
 def result(seconds: float, **other) -> Result:
@@ -38,7 +40,7 @@ def test_closed_forms():
 
 
 def test_the_baseline_beside_itself_is_one():
-    side = baseline(3.0, 1.0, 2.0)
+    side = baseline(2.0, 1.0, 3.0)
     row = measure("as it is", side, side, cpus=1)
     assert (row.ratio, row.speedup, row.efficiency, row.low, row.high) == (1, 1, 1, 1, 1)
     assert row.warnings == ()
@@ -67,6 +69,8 @@ def test_identities_on_random_measurements():
         assert row.ratio * row.speedup == pytest.approx(1, rel=1e-14)
         assert row.efficiency * workers == pytest.approx(row.speedup, rel=1e-14)
         assert row.low * (1 - 1e-14) <= row.speedup <= row.high * (1 + 1e-14)
+        if row.interval is not None:
+            assert row.interval[0] <= row.speedup <= row.interval[1]
 
 
 def test_the_mean_of_ratios_would_break_it():
@@ -91,10 +95,80 @@ def test_oversubscribed():
 
 
 def test_noisy():
-    within, beyond = 1 + 0.8 * WIDE_SPREAD, 1 + 1.2 * WIDE_SPREAD
+    within, beyond = 1 + 0.8 * SPREAD, 1 + 3 * SPREAD  # of three rounds, one: a deviation of 1/√3 of it
     assert measure("", rounds(1, 1, 1), baseline(1, 1, within), cpus=2).warnings == ()
     (doubt,) = measure("", rounds(1, 1, 1), baseline(1, 1, beyond), cpus=2).warnings
-    assert doubt == f"noisy: the rounds range from 1.00× to {beyond:.2f}×"
+    assert doubt == "noisy: the rounds' speedups spread by 16 % of their mean"
+
+
+def test_every_way_has_the_doubts_of_its_own_seconds():
+    slow, short = rounds(1.5, 1, 1), baseline(0.5 * SHORTEST_SECONDS, 0.5 * SHORTEST_SECONDS)
+    assert measure("", slow, baseline(1.5, 1, 1), cpus=2).warnings == (
+        "slow first round: 1.5 s, the others took 1 to 1 s",
+    )
+    assert measure("", rounds(1, 1, 1), baseline(1.1, 1, 1), cpus=2).warnings == ()
+    assert measure("", short, short, cpus=2).warnings[0].startswith("the shortest round took 0.5 ms")
+
+
+class TestInterval:
+    def test_of_the_rounds_own_ratios(self):
+        row = measure("", rounds(1, 2, 1), baseline(1.5, 3.1, 1.6), cpus=2)
+        low, high, _ = ratio_interval([1.5, 1.55, 1.6])
+        assert row.interval == (low, high)
+        assert row.noise == pytest.approx(0.0323, abs=1e-4)
+        assert row.interval[0] < row.low < row.high < row.interval[1]
+        assert row.is_told_apart
+
+    def test_reaches_as_far_as_the_speedup(self):
+        """The medians are of one round here, which gains nothing; the mean of all rounds does."""
+        after, before = [2.1, 2.9, 2.6, 1.0, 2.7], [2.5, 3.2, 2.6, 1.2, 3.2]
+        row = measure("", rounds(*after), baseline(*before), cpus=2)
+        alone = ratio_interval([one / other for one, other in zip(before, after, strict=True)])
+        assert alone.low > row.speedup == 1
+        assert row.interval == (1, alone.high)
+        assert not row.is_told_apart
+
+    @pytest.mark.parametrize(
+        "row",
+        [
+            measure("", rounds(1), baseline(1.5), cpus=2),
+            measure("", rounds(1, 1), baseline(1, 3), cpus=2),
+            measure("", rounds(1, 1), baseline(50, 50), cpus=2),
+            measure("", rounds(1, 1), baseline(1, 1), cpus=2, disturbed=["others", "others"]),
+            Row.refused("subnets", "", 2, "no"),
+        ],
+        ids=["one round", "disagree", "impossible", "busy", "refused"],
+    )
+    def test_none_where_nothing_is_known(self, row):
+        assert (row.interval, row.noise, row.is_told_apart, no_gain(row)) == (None, None, None, "")
+
+    def test_of_the_rounds_that_count(self):
+        side, before = rounds(1, 9, 1), baseline(1.5, 1.5, 1.5)
+        assert measure("", side, before, cpus=2, disturbed=["", "others", ""]).interval == (1.5, 1.5)
+
+    def test_a_record_of_old_has_none(self):
+        row = measure("", rounds(1, 1), baseline(1.5, 1.6), cpus=2)
+        old = {name: value for name, value in row.summary().items() if name not in ("interval", "noise")}
+        assert Row.from_summary(old) == replace(row, interval=None, noise=None)
+
+
+class TestNoGain:
+    def test_an_interval_that_holds_1(self):
+        row = measure("2 shards", rounds(1, 1, 1), baseline(1.0, 1.04, 1.05), cpus=2)
+        said = no_gain(row)
+        assert said.startswith("'2 shards': no gain told apart from noise, 1/P lies between 0.97 and 1.10 (95 %)")
+        assert said.endswith("; at this noise some 5 rounds would show 4 %")
+
+    def test_nothing_where_it_leaves_out_1(self):
+        assert no_gain(measure("", rounds(1, 1, 1), baseline(1.4, 1.44, 1.45), cpus=2)) == ""
+        assert no_gain(measure("", rounds(1, 1, 1), baseline(0.7, 0.71, 0.72), cpus=2)) == ""
+
+    def test_the_baseline_is_not_compared_with_itself(self):
+        side = baseline(1, 1.1)
+        assert no_gain(measure("as it is", side, side, cpus=2)) == ""
+
+    def test_rounds_that_are_there_are_not_asked_for(self):
+        assert "rounds" not in no_gain(measure("", rounds(1, 1, 1), baseline(1, 1.0001, 1), cpus=2))
 
 
 def test_one_round_has_no_spread_to_doubt():
@@ -173,15 +247,3 @@ def test_json_round_trip():
     refused = Row.refused("subnets", "4 Netze", 2, "no")
     assert Row.from_summary(json.loads(json.dumps(refused.summary(), allow_nan=False))) == refused
     assert Row.from_summary(json.loads(text)) != replace(row, seconds=row.seconds + 1e-9)
-
-
-@pytest.mark.parametrize(("repeats", "share"), [(0, 0), (1, 0), (2, 0.5), (3, 0.75), (5, 0.9375), (11, 1 - 2**-10)])
-def test_confidence(repeats, share):
-    assert confidence(repeats) == share
-
-
-def test_confidence_is_how_often_the_range_holds_the_median():
-    """Against the thing itself: 20,000 times five draws whose true median is 0."""
-    draws = np.random.default_rng(1).standard_cauchy((20_000, 5))
-    held = np.mean((draws.min(axis=1) <= 0) & (draws.max(axis=1) >= 0))
-    assert held == pytest.approx(confidence(5), abs=0.01)
