@@ -1,0 +1,229 @@
+"""What is measured of a machine, one small piece of work for each figure: products, memory, operators, optimizers.
+
+A `Gauge` says what it is about and makes an action that can be called again and again; how often, in which order and
+with how many threads is for `measuring`. Everything is torch's own, called as a training calls it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..data.values import first_line
+from ..hardware import chip, cpus
+from ..hardware.ceilings import BF16, INSIDE, PRECISIONS, SKINNY_ROWS, Ceiling
+from ..hardware.memory import find_memory
+from ..hardware.readings import KIB, MIB, ROOT, sysctl
+
+SIZES = (16, 32, 64, 128, 256, 512, 1024)
+"""n of products n × n by n × n, and of `SKINNY_ROWS` × n by n × n."""
+CHAIN = 50
+"""Small operators, one after the other, of a call."""
+SMALL = 8
+"""Numbers of a small operator's tensors."""
+TENSORS, FEW = 64, 16
+"""An optimizer's cost by tensor: so many of so few numbers."""
+MANY = 1 << 20
+"""An optimizer's cost by parameter: one tensor of so many numbers."""
+CACHE_BYTES = 256 * KIB
+"""Of the second cache, where the system does not say."""
+LEAST_MEMORY, MOST_MEMORY = 96 * MIB, 768 * MIB
+"""Gone through beyond the last cache: four times as much as it holds, within these and a quarter of what is free."""
+
+Action = Callable[[], object]
+
+
+class Refused(Exception):
+    """A figure that cannot be had here, and why, in a few words."""
+
+
+@dataclass(frozen=True)
+class Gauge:
+    """One figure to be measured.
+
+    `make` makes the action, or raises `Refused`; `per_call` is what a call amounts to, in the figure's unit: operations
+    or bytes in 10⁹ for a rate, how many of what is told for a cost.
+    """
+
+    about: Ceiling
+    make: Callable[[], Action]
+    per_call: float
+    is_rate: bool = True
+
+    def value(self, seconds: float) -> float:
+        """The figure, of the seconds of a call."""
+        return self.per_call / seconds if self.is_rate else seconds / self.per_call
+
+
+def gauges(threads: int, root: Path = ROOT) -> list[Gauge]:
+    """All that is measured with so many threads; the sizes of a kind in their order."""
+    return [
+        *(product(kind, name, n, threads) for kind in ("square", "skinny") for name in PRECISIONS for n in SIZES),
+        *memory(threads, root),
+        *operators(threads),
+        *optimizers(threads),
+    ]
+
+
+# Products of matrices.
+
+
+def product(kind: str, precision: str, n: int, threads: int) -> Gauge:
+    """n × n by n × n, or `SKINNY_ROWS` × n by n × n; the result's memory is there."""
+    rows = n if kind == "square" else SKINNY_ROWS
+
+    def make() -> Action:
+        dtype = torch.bfloat16 if precision == BF16 else torch.float32
+        a, b, out = (torch.randn(m, n).to(dtype) for m in (rows, n, rows))
+
+        def act() -> None:
+            torch.mm(a, b, out=out)
+
+        try:
+            act()
+        except RuntimeError as error:  # a processor or a build without it
+            raise Refused(first_line(error)) from None
+        return act if precision != INSIDE else inside(act, a, b)
+
+    return Gauge(Ceiling(kind=kind, name=precision, threads=threads, size=n), make, 2e-9 * rows * n * n)
+
+
+def inside(act: Action, a: Tensor, b: Tensor) -> Action:
+    """The same while float32 products may be computed by bf16 ones; refused where they are not."""
+    probe = torch.randn(256, 256)
+    with bf16_inside():
+        by_bf16 = probe @ probe
+    if torch.equal(by_bf16, probe @ probe):
+        raise Refused("this processor, or this torch, computes float32 products in float32")
+
+    def switched() -> None:
+        with bf16_inside():
+            act()
+
+    return switched
+
+
+@contextmanager
+def bf16_inside() -> Iterator[None]:
+    """While it lasts, oneDNN may round what it multiplies to bf16; the model and its numbers stay float32.
+
+    Raises
+    ------
+    Refused
+        Where torch has no such setting.
+    """
+    matmul = getattr(torch.backends.mkldnn, "matmul", None)
+    if not hasattr(matmul, "fp32_precision"):
+        raise Refused(f"torch {torch.__version__} has no torch.backends.mkldnn.matmul.fp32_precision")
+    before = matmul.fp32_precision  # type: ignore[union-attr]
+    matmul.fp32_precision = "bf16"  # type: ignore[union-attr]
+    try:
+        yield
+    finally:
+        matmul.fp32_precision = before  # type: ignore[union-attr]
+
+
+# Memory: STREAM's triad (McCalpin, 1995), a = b + s c. Two arrays are read and one is written.
+
+
+def memory(threads: int, root: Path) -> list[Gauge]:
+    """In the threads' own caches, and beyond the last one."""
+    own, last = caches(root)
+    free = find_memory(root)[2]
+    most = min(MOST_MEMORY, MOST_MEMORY if free is None else free // 4)
+    beyond = min(most, max(LEAST_MEMORY, 4 * last))
+    far = triad("memory", beyond, threads)
+    if beyond < 4 * last:
+        why = f"gone through: {beyond // MIB} MiB, less than four times the last cache: some may come from there"
+        far = replace(far, about=replace(far.about, why=why))
+    return [triad("cache", own * threads // 2, threads), far]
+
+
+def caches(root: Path) -> tuple[int, int]:
+    """Bytes of a core's own second cache, and of the last one."""
+    found = [c for c in chip.find_caches(root, cpus.affinity(), sysctl(root)) or () if c.size]
+    sizes = {cache.name: cache.size or 0 for cache in found}
+    own = sizes.get("L2", CACHE_BYTES)
+    return own, max([own, *sizes.values()])
+
+
+def triad(kind: str, size: int, threads: int) -> Gauge:
+    """a = b + s c over three arrays that have so many bytes together."""
+    count = size // 12
+
+    def make() -> Action:
+        a, b, c = (torch.ones(count) for _ in range(3))
+        return lambda: torch.add(b, c, alpha=2.0, out=a)
+
+    return Gauge(Ceiling(kind=kind, threads=threads, size=12 * count), make, 12e-9 * count)
+
+
+# Small operators: their numbers take no time, the call does.
+
+
+def operators(threads: int) -> list[Gauge]:
+    """One under no_grad; and one of a forward pass that is recorded with the backward pass that follows, by operator."""
+
+    def forward() -> Action:
+        x, y = torch.ones(SMALL), torch.ones(SMALL)
+
+        def act() -> None:
+            with torch.no_grad():
+                z = x
+                for _ in range(CHAIN):
+                    z = z * y
+
+        return act
+
+    def both() -> Action:
+        x, y = torch.ones(SMALL, requires_grad=True), torch.ones(SMALL)
+
+        def act() -> None:
+            z = x
+            for _ in range(CHAIN):
+                z = z * y
+            z.backward(y)
+            x.grad = None
+
+        return act
+
+    return [
+        Gauge(Ceiling(kind="operator", threads=threads), forward, CHAIN, is_rate=False),
+        Gauge(Ceiling(kind="autograd", threads=threads), both, 2 * CHAIN, is_rate=False),
+    ]
+
+
+# Optimizers: torch's own, as its loop over the tensors (the default on a CPU) and fused.
+
+
+def optimizers(threads: int) -> list[Gauge]:
+    """SGD with momentum and Adam: seconds for each tensor, and for each parameter."""
+    kinds = {
+        "SGD": lambda p, how: torch.optim.SGD(p, lr=1e-9, momentum=0.9, **how),
+        "Adam": lambda p, how: torch.optim.Adam(p, lr=1e-9, **how),
+    }
+    ways = {"loop": {"foreach": False, "fused": False}, "fused": {"fused": True}}
+    shapes = {"per tensor": (TENSORS, FEW, TENSORS), "per parameter": (1, MANY, MANY)}
+
+    def gauge(kind: str, name: str, way: str) -> Gauge:
+        tensors, numbers, per_call = shapes[kind]
+
+        def make() -> Action:
+            parameters = [torch.zeros(numbers, requires_grad=True) for _ in range(tensors)]
+            for each in parameters:
+                each.grad = torch.full((numbers,), 1e-3)
+            try:
+                optimizer = kinds[name](parameters, ways[way])
+                optimizer.step()
+            except (RuntimeError, TypeError) as error:  # a torch that has no such optimizer for a CPU
+                raise Refused(first_line(error)) from None
+            return optimizer.step
+
+        return Gauge(Ceiling(kind=kind, name=f"{name}, {way}", threads=threads), make, per_call, is_rate=False)
+
+    return [gauge(kind, name, way) for name in kinds for way in ways for kind in shapes]

@@ -1,0 +1,223 @@
+"""A machine's ceilings as they are shown: the roofline with a task's layers on it, the table of figures, the layers'.
+
+After Williams, Waterman and Patterson (see `cooptim_lab.hardware.ceilings`): over the operations that are made for each
+byte, no more can be reached than the lower of the rate of products and of the bandwidth times that number. It is given
+figures, and must not know of which run they are.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Collection, Iterable
+
+from cooptim_lab.costs.work import Layer, Step
+from cooptim_lab.hardware.ceilings import BF16, FLOAT32, INSIDE, PRECISIONS, SKINNY_ROWS, Ceiling, Ceilings
+
+from .curves import Curve
+from .tables import Cells, Table
+from .words import percent
+
+WIDTHS = {FLOAT32: 4, BF16: 2, INSIDE: 4}
+"""Bytes of a number."""
+LEAST_INTENSITY, MOST_INTENSITY = 0.25, 200.0
+"""Operations per byte between which the roof is drawn, where no point lies further out."""
+SHOWN = (16, 64, 256, 1024)
+"""Sizes that the table names; all are in the picture."""
+MOST_LABELS, MOST_LETTERS = 12, 16
+
+
+def of(rows: Iterable[Ceiling]) -> Ceilings:
+    """What can be asked of figures that may not be all."""
+    rows = tuple(rows)
+    threads = max((row.threads for row in rows), default=1)
+    return Ceilings(fingerprint={}, taken=0.0, seconds=0.0, cpus=threads, rows=rows)
+
+
+def cores(threads: int) -> str:
+    """1 core, 2 cores."""
+    return f"{threads} core{'s' * (threads != 1)}"
+
+
+# The picture.
+
+
+def roofline_curves(rows: Collection[Ceiling], step: Step | None) -> list[Curve]:
+    """The measured products with their roofs, in float32 with one core and with all, in bf16 with all; the layers."""
+    known = of(rows)
+    series = [(FLOAT32, threads) for threads in sorted({1, known.cpus})] + [(BF16, known.cpus)]
+    curves = [curve for precision, threads in series for curve in _one(known, precision, threads)]
+    return curves + (_layers(step) if step is not None else [])
+
+
+def _one(known: Ceilings, precision: str, threads: int) -> list[Curve]:
+    points = [row for row in known.find("square", precision, threads) if row.value]
+    if not points:
+        return []
+    name = f"{precision}, {cores(threads)}"
+    x = [_square(row.size, precision) for row in points]
+    columns = [[getattr(row, part) for row in points] for part in ("value", "low", "high")]
+    dots = Curve(name, x, *columns, kind="marker")
+    bandwidth = known.one("memory", "", threads)
+    peak = known.peak(precision, threads)
+    if not bandwidth or not peak:
+        return [dots]
+    corner = peak / bandwidth
+    ends = [min(LEAST_INTENSITY, corner / 4, *x), corner, max(MOST_INTENSITY, corner * 4, *x)]
+    return [Curve(name, ends, [min(peak, bandwidth * each) for each in ends]), dots]
+
+
+def _square(n: int, precision: str) -> float:
+    """Operations per byte of n × n by n × n: 2 n³ over three matrices that are read or written once."""
+    return 2 * n**3 / (3 * n * n * WIDTHS[precision])
+
+
+def _layers(step: Step) -> list[Curve]:
+    """Of each layer that computes something, what its forward pass reached; all under one name."""
+    placed = [(layer, layer.forward.intensity) for layer in step.layers if layer.seconds]
+    name = f"layers of {step.name}, {cores(step.threads)}"
+    curves = []
+    for number, (layer, intensity) in enumerate(placed):
+        if intensity is None:
+            continue
+        rates = [layer.forward.operations / seconds / 1e9 for seconds in layer.seconds]
+        low, middle, high = statistics.quantiles(rates, n=4, method="inclusive") if len(rates) > 1 else rates * 3
+        label = _short(layer.name) if number < MOST_LABELS else ""
+        curves.append(Curve(name, [intensity], [middle], [low], [high], kind="marker", label=label))
+    return curves
+
+
+def _short(name: str) -> str:
+    """The end of it, where it is long: of a path, that says most."""
+    name = name or "model"
+    return name if len(name) <= MOST_LETTERS else f"…{name[1 - MOST_LETTERS :]}"
+
+
+# The figures.
+
+
+def ceilings_line(rows: Collection[Ceiling]) -> str:
+    """The roofs of all cores."""
+    known = of(rows)
+    peaks = [(name, known.peak(name, known.cpus)) for name in (FLOAT32, BF16)]
+    said = [f"{name} {peak:.3g} GFLOP/s" for name, peak in peaks if peak]
+    bandwidth = known.one("memory", "", known.cpus)
+    return " · ".join([*said, *([f"memory {bandwidth:.3g} GB/s"] if bandwidth else []), cores(known.cpus)])
+
+
+def ceilings_table(rows: Collection[Ceiling]) -> Cells:
+    """(what, value and quartiles for one core and for all, what it means): a row for each kind, not for each size."""
+    known = of(rows)
+    counts = sorted({1, known.cpus})
+    head = ["what", *(cell for threads in counts for cell in (cores(threads), "quartiles")), "what it means"]
+    body = [
+        *(_product_row(known, kind, name, counts) for kind in ("square", "skinny") for name in PRECISIONS),
+        *(_plain_row(known, what, kind, "", counts, means) for what, kind, means in PLAIN),
+        *(
+            _plain_row(known, f"{name}, {what}", kind, name, counts, means)
+            for name in dict.fromkeys(row.name for row in rows if row.kind == "per parameter")
+            for what, kind, means in OPTIMIZER
+        ),
+        *(_plain_row(known, what, kind, "", counts, means) for what, kind, means in LINKS),
+    ]
+    return [head, *(row for row in body if row)]
+
+
+PLAIN = (
+    ("memory in cache", "cache", "a = b + 2 c in the cores' own caches, by its bytes"),
+    ("memory beyond", "memory", "the same beyond the last cache: what large layers wait for"),
+    ("an operator", "operator", "a call on 8 numbers: what a small layer costs, however small"),
+    ("an operator, trained", "autograd", "the same when gradients are wanted, forward and backward each"),
+)
+OPTIMIZER = (
+    ("a tensor", "per tensor", "of its step: the call's own part"),
+    ("a parameter", "per parameter", "of its step, in a large tensor"),
+)
+LINKS = (
+    ("message, latency", "latency", "α between two ranks, however short the message"),
+    ("message, bandwidth", "link", "β of long messages, one way"),
+    ("both ways", "link, both ways", "each way while both are in use"),
+)
+
+
+def _product_row(known: Ceilings, kind: str, name: str, counts: list[int]) -> list[str]:
+    """The fastest size, and what the others reach."""
+    tried = [row for row in known.rows if (row.kind, row.name) == (kind, name)]
+    if not tried:
+        return []
+    what = f"products n × n, {name}" if kind == "square" else f"products {SKINNY_ROWS} × n by n × n, {name}"
+    cells, means = [], ""
+    for threads in counts:
+        found = known.find(kind, name, threads)
+        best = max(found, key=lambda row: row.value or 0.0, default=None)
+        cells += _figure(best)
+        by_size = " / ".join(f"{row.value:.3g}" for row in found if row.size in SHOWN)
+        sizes = " / ".join(str(row.size) for row in found if row.size in SHOWN)
+        means = f"the fastest n; n = {sizes}: {by_size}" if best else tried[0].why
+    return [what, *cells, means]
+
+
+def _plain_row(known: Ceilings, what: str, kind: str, name: str, counts: list[int], means: str) -> list[str]:
+    tried = [row for row in known.rows if (row.kind, row.name) == (kind, name)]
+    if not tried:
+        return []
+    found = {row.threads: row for row in tried}
+    why = next((row.why for row in tried if row.why), "")
+    return [what, *(cell for threads in counts for cell in _figure(found.get(threads))), why or means]
+
+
+def _figure(row: Ceiling | None) -> list[str]:
+    """Value and quartiles, in a unit in which they are read easily."""
+    if row is None or row.value is None or row.low is None or row.high is None:
+        return ["", ""]
+    factor, unit = _unit(row)
+    return [f"{row.value * factor:.3g} {unit}", f"{row.low * factor:.3g} – {row.high * factor:.3g}"]
+
+
+def _unit(row: Ceiling) -> tuple[float, str]:
+    if row.kind in ("square", "skinny"):
+        return 1.0, "GFLOP/s"
+    if row.kind in ("cache", "memory", "link", "link, both ways"):
+        return 1.0, "GB/s"
+    return (1e9, "ns") if row.kind == "per parameter" else (1e6, "µs")
+
+
+# The layers.
+
+
+def layers_table(step: Step, rows: Collection[Ceiling]) -> Table:
+    """What each layer computes and moves in a step, and what its forward pass reached of what could be."""
+    known = of(rows)
+    head = ["layer", "kind", "parameters", "MFLOP forward", "backward", "kB moved", "FLOP/byte", "GFLOP/s", "of the roof"]
+    cells = [head, *(_layer_cells(layer, step, known) for layer in step.layers)]
+    for what, work in (("(loss)", step.loss), ("(optimizer)", step.optimizer)):
+        cells.append([what, "", "", "", "", f"{work.bytes / 1e3:,.1f}", "", "", ""])
+    whole = step.whole
+    notes = [
+        f"a step of {step.rows} rows: {whole.operations / 1e6:,.2f} MFLOP, {whole.bytes / 1e6:,.2f} MB read and "
+        f"written, {whole.operators:,} operators and {whole.views:,} views; {step.parameters:,} parameters in "
+        f"{step.tensors} tensors",
+        "FLOP are those of products and convolutions; of the roof: of the lower of bandwidth × FLOP/byte and the rate of "
+        f"products, {cores(step.threads)}, forward",
+    ]
+    return Table(cells, notes)
+
+
+def _layer_cells(layer: Layer, step: Step, known: Ceilings) -> list[str]:
+    forward, backward, intensity = layer.forward, layer.backward, layer.forward.intensity
+    moved = f"{(forward.bytes + backward.bytes) / 1e3:,.1f}"
+    begin = [layer.name or "model", layer.kind, f"{layer.parameters:,}"]
+    if intensity is None:
+        return [*begin, "", "", moved, "", "", ""]
+    work = [f"{forward.operations / 1e6:,.3g}", f"{backward.operations / 1e6:,.3g}", moved, f"{intensity:.3g}"]
+    if not layer.seconds:
+        return [*begin, *work, "", ""]
+    rate = forward.operations / statistics.median(layer.seconds) / 1e9
+    roof = attainable(known, step, intensity)
+    return [*begin, *work, f"{rate:.3g}", percent(rate / roof) if roof else ""]
+
+
+def attainable(known: Ceilings, step: Step, intensity: float) -> float | None:
+    """GFLOP/s that so many operations for each byte can reach, where the bytes come from memory; None while unknown."""
+    precision = BF16 if step.precision == "bfloat16" else FLOAT32
+    peak, bandwidth = known.peak(precision, step.threads), known.one("memory", "", step.threads)
+    return min(peak, bandwidth * intensity) if peak and bandwidth else None
