@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._ops import HigherOrderOperator
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
@@ -64,15 +65,12 @@ class Counter(TorchDispatchMode):
         self._homes = {id(p): name for name, module in network.named_modules() for p in module.parameters(False)}
 
     @contextmanager
-    def watching(self, network: nn.Module) -> Iterator[Counter]:
-        """The calls of its modules are followed, and operators counted."""
+    def watching(self) -> Iterator[Counter]:
+        """The calls of the network's modules are followed, and operators counted."""
+        # Hooks of all modules, not of these: a module that has some of its own leaves the fast path of evaluation.
         hooks = [
-            hook
-            for module in network.modules()
-            for hook in (
-                module.register_forward_pre_hook(self._enter, prepend=True),
-                module.register_forward_hook(self._leave, always_call=True),
-            )
+            register_module_forward_pre_hook(self._enter),
+            register_module_forward_hook(self._leave, always_call=True),
         ]
         try:
             with self:
@@ -82,14 +80,15 @@ class Counter(TorchDispatchMode):
                 hook.remove()
 
     def _enter(self, module: nn.Module, given: Any) -> None:
-        self._inside.append(self._names[module])
-        self.order.setdefault(self._names[module])
-        self._mark()
+        if module in self._names:
+            self._inside.append(self._names[module])
+            self.order.setdefault(self._names[module])
+            self._mark()
 
     def _leave(self, module: nn.Module, given: Any, outputs: Any) -> None:
-        if self._inside:
+        if module in self._names and self._inside:
             self._inside.pop()
-        self._mark()
+            self._mark()
 
     def _mark(self) -> None:
         """Nodes that are made from now on belong where we are."""
@@ -135,11 +134,8 @@ def work_of(func: Any, args: Any, kwargs: Any, out: Any, others: dict[Any, Any])
     fresh = [each for each in made if _storage(each) not in known or _storage(each) is None]
     if name in UNWRITTEN or (made and not changed and not fresh):
         return Work(views=1)
-    if name in LOOKED_UP:
-        read = sum(map(size, given[1:])) + sum(map(size, made))
-    else:
-        read = sum(map(size, given))
-    moved = read + sum(map(size, fresh)) + sum(map(size, changed))
+    read = [*given[1:], *made] if name in LOOKED_UP else given
+    moved = sum(map(size, (*read, *fresh, *changed)))
     products = tuple(FORMULAS[packet](*args, **kwargs, out=out)) if packet in FORMULAS else ()
     operations = sum(product.operations for product in products)
     if not products and packet in others:
@@ -204,7 +200,7 @@ def count_step(
     step()
     optimizer.step()
     counter = Counter(network)
-    with counter.watching(network):
+    with counter.watching():
         step()
         counter.outside = OPTIMIZER
         optimizer.step()
@@ -250,6 +246,7 @@ def time_layers(network: nn.Module, x: Tensor, layers: Iterable[str], rounds: in
     """Seconds of the forward pass of each of these layers in training, by round: on what it is given in the network.
 
     A layer is called by itself, as often as it takes to be seen by the clock; gradients are recorded, none is computed.
+    One that cannot be called so has no seconds.
     """
     modules = dict(network.named_modules())
     wanted = {name: modules[name] for name in layers}
@@ -267,20 +264,24 @@ def time_layers(network: nn.Module, x: Tensor, layers: Iterable[str], rounds: in
     finally:
         for hook in hooks:
             hook.remove()
-    took: dict[str, list[float]] = {name: [] for name in calls}
     counts: dict[str, int] = {}
-    for number in range(rounds + 1):
-        for name, (args, kwargs) in calls.items():
-            module, times = wanted[name], counts.get(name, 1)
-            module(*args, **kwargs)
-            began = time.perf_counter()
-            for _ in range(times):
-                module(*args, **kwargs)
-            seconds = (time.perf_counter() - began) / times
-            if number:
-                took[name].append(seconds)
-            else:  # the first round only finds out how often to call it
-                counts[name] = max(1, min(MOST_CALLS, round(LEAST_SECONDS / max(seconds, 1e-9))))
+    for name, (args, kwargs) in calls.items():
+        try:
+            seconds = _seconds(wanted[name], args, kwargs, 1)
+        except Exception:  # noqa: BLE001 - a user's module, which may need what the network does around its call
+            continue
+        counts[name] = max(1, min(MOST_CALLS, round(LEAST_SECONDS / max(seconds, 1e-9))))
+    took: dict[str, list[float]] = {name: [] for name in counts}
+    for _ in range(rounds):
+        for name, times in counts.items():
+            took[name].append(_seconds(wanted[name], *calls[name], times))
     return took
 
 
+def _seconds(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], times: int) -> float:
+    """Of a call, after one that wakes what has slept."""
+    module(*args, **kwargs)
+    began = time.perf_counter()
+    for _ in range(times):
+        module(*args, **kwargs)
+    return (time.perf_counter() - began) / times

@@ -10,26 +10,29 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..data.values import first_line
 from ..hardware import chip, cpus
-from ..hardware.ceilings import BF16, INSIDE, PRECISIONS, SKINNY_ROWS, Ceiling
+from ..hardware.ceilings import BF16, INSIDE, PRECISIONS, SKINNY_ROWS, TENSORS, Ceiling
 from ..hardware.memory import find_memory
 from ..hardware.readings import KIB, MIB, ROOT, sysctl
+from .counting import Counter
+from .work import total
 
 SIZES = (16, 32, 64, 128, 256, 512, 1024)
 """n of products n × n by n × n, and of `SKINNY_ROWS` × n by n × n."""
 CHAIN = 50
 """Small operators, one after the other, of a call."""
 SMALL = 8
-"""Numbers of a small operator's tensors."""
-TENSORS, FEW = 64, 16
-"""An optimizer's cost by tensor: so many of so few numbers."""
-MANY = 1 << 20
-"""An optimizer's cost by parameter: one tensor of so many numbers."""
+"""Numbers of a small operator's tensors; of the small perceptron width and rows."""
+DEPTH = 8
+"""Layers of the small perceptron."""
+FEW, MANY = 16, 1 << 20
+"""Numbers of an optimizer's small and large tensors."""
 CACHE_BYTES = 256 * KIB
 """Of the second cache, where the system does not say."""
 LEAST_MEMORY, MOST_MEMORY = 96 * MIB, 768 * MIB
@@ -139,7 +142,7 @@ def memory(threads: int, root: Path) -> list[Gauge]:
     beyond = min(most, max(LEAST_MEMORY, 4 * last))
     far = triad("memory", beyond, threads)
     if beyond < 4 * last:
-        why = f"gone through: {beyond // MIB} MiB, less than four times the last cache: some may come from there"
+        why = f"{beyond // MIB} MiB, less than four times the last cache"
         far = replace(far, about=replace(far.about, why=why))
     return [triad("cache", own * threads // 2, threads), far]
 
@@ -167,34 +170,35 @@ def triad(kind: str, size: int, threads: int) -> Gauge:
 
 
 def operators(threads: int) -> list[Gauge]:
-    """One under no_grad; and one of a forward pass that is recorded with the backward pass that follows, by operator."""
+    """One under no_grad; and one of a small perceptron's step, forward and backward, without loss and optimizer.
 
-    def forward() -> Action:
-        x, y = torch.ones(SMALL), torch.ones(SMALL)
+    The second is what an operator of a training costs beside its numbers: modules, views and the graph are in it.
+    """
+    network = nn.Sequential(*(each for _ in range(DEPTH) for each in (nn.Linear(SMALL, SMALL), nn.ReLU())))
+    x = torch.ones(SMALL, SMALL)
+
+    def alone() -> Action:
+        a, b = torch.ones(SMALL), torch.ones(SMALL)
 
         def act() -> None:
             with torch.no_grad():
-                z = x
+                c = a
                 for _ in range(CHAIN):
-                    z = z * y
+                    c = c * b
 
         return act
 
-    def both() -> Action:
-        x, y = torch.ones(SMALL, requires_grad=True), torch.ones(SMALL)
+    def trained() -> None:
+        network.zero_grad()
+        network(x).backward(x)
 
-        def act() -> None:
-            z = x
-            for _ in range(CHAIN):
-                z = z * y
-            z.backward(y)
-            x.grad = None
-
-        return act
-
+    counter = Counter(network)
+    with counter.watching():
+        trained()
+    counted = total(counter.works.values()).operators
     return [
-        Gauge(Ceiling(kind="operator", threads=threads), forward, CHAIN, is_rate=False),
-        Gauge(Ceiling(kind="autograd", threads=threads), both, 2 * CHAIN, is_rate=False),
+        Gauge(Ceiling(kind="operator", threads=threads), alone, CHAIN, is_rate=False),
+        Gauge(Ceiling(kind="operator, trained", threads=threads), lambda: trained, counted, is_rate=False),
     ]
 
 
@@ -202,28 +206,38 @@ def operators(threads: int) -> list[Gauge]:
 
 
 def optimizers(threads: int) -> list[Gauge]:
-    """SGD with momentum and Adam: seconds for each tensor, and for each parameter."""
-    kinds = {
+    """SGD with momentum and Adam: seconds of zero_grad and step, of one small tensor, many small ones, and a large one.
+
+    What they come to for so many tensors of so many parameters, `Ceilings.optimizer_seconds` knows.
+    """
+    kinds: dict[str, Callable[[list[Tensor], dict[str, Any]], torch.optim.Optimizer]] = {
         "SGD": lambda p, how: torch.optim.SGD(p, lr=1e-9, momentum=0.9, **how),
         "Adam": lambda p, how: torch.optim.Adam(p, lr=1e-9, **how),
     }
     ways = {"loop": {"foreach": False, "fused": False}, "fused": {"fused": True}}
-    shapes = {"per tensor": (TENSORS, FEW, TENSORS), "per parameter": (1, MANY, MANY)}
+    shapes = {"step of a tensor": (1, FEW), "step of tensors": (TENSORS, FEW), "step of a large tensor": (1, MANY)}
 
     def gauge(kind: str, name: str, way: str) -> Gauge:
-        tensors, numbers, per_call = shapes[kind]
+        tensors, numbers = shapes[kind]
 
         def make() -> Action:
             parameters = [torch.zeros(numbers, requires_grad=True) for _ in range(tensors)]
-            for each in parameters:
-                each.grad = torch.full((numbers,), 1e-3)
+            gradients = [torch.full((numbers,), 1e-3) for _ in parameters]
             try:
                 optimizer = kinds[name](parameters, ways[way])
-                optimizer.step()
             except (RuntimeError, TypeError) as error:  # a torch that has no such optimizer for a CPU
                 raise Refused(first_line(error)) from None
-            return optimizer.step
 
-        return Gauge(Ceiling(kind=kind, name=f"{name}, {way}", threads=threads), make, per_call, is_rate=False)
+            def act() -> None:
+                optimizer.zero_grad()
+                for parameter, gradient in zip(parameters, gradients, strict=True):
+                    parameter.grad = gradient
+                optimizer.step()
+
+            act()  # what it remembers is made now
+            return act
+
+        about = Ceiling(kind=kind, name=f"{name}, {way}", threads=threads, size=tensors * numbers)
+        return Gauge(about, make, 1, is_rate=False)
 
     return [gauge(kind, name, way) for name in kinds for way in ways for kind in shapes]

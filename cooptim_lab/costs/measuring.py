@@ -1,7 +1,7 @@
 """Programs for ranks that measure a machine's ceilings, and what a task's step amounts to beside them.
 
-`measure_machine` runs on one rank, with one thread and with all that it may use: every gauge has its turn in every round,
-so that what disturbs the machine for a while disturbs none of them alone. `measure_links` runs on two.
+`measure_machine` runs on one rank, with one thread and with all that it may use: every gauge has its turn in every
+round, so that what disturbs the machine for a while disturbs none of them alone. `measure_links` runs on two.
 """
 
 from __future__ import annotations

@@ -48,12 +48,13 @@ def _added(to: Any, a: Any, b: Any, *_: Any, out: Any, **__: Any) -> list[Produc
 
 @_of("mv")
 def _with_vector(a: Any, v: Any, *_: Any, out: Any, **__: Any) -> list[Product]:
-    return [Product(*a.shape, 1)]
+    m, k = a.shape
+    return [Product(m, k, 1)]
 
 
 @_of("addmv")
 def _added_vector(to: Any, a: Any, v: Any, *_: Any, out: Any, **__: Any) -> list[Product]:
-    return [Product(*a.shape, 1)]
+    return _with_vector(a, v, out=out)
 
 
 @_of("dot", "vdot")

@@ -1,8 +1,9 @@
 """What the hardware can do at the most, as it was measured: rates, bandwidths and costs, each with its spread.
 
 Numbers in, numbers out: JSON, and what lies between two measured sizes. Nothing is measured here (`costs.measuring`
-does, on ranks), nothing is kept (`costs.known`), and torch is not known. The picture that is drawn of it is the roofline
-of Williams, Waterman, Patterson, "Roofline: an insightful visual performance model", Communications of the ACM 52, 2009.
+does, on ranks), nothing is kept (`costs.known`), and torch is not known. The picture that is drawn of it is the
+roofline of Williams, Waterman and Patterson, "Roofline: an insightful visual performance model", Communications of the
+ACM 52, 2009.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,8 @@ VERSION = 1
 """Of what is measured and how: what an older one has kept is measured again."""
 SKINNY_ROWS = 64
 """Rows of a skinny product: as many as a batch has where nobody says."""
+TENSORS = 64
+"""That an optimizer steps in "step of tensors"."""
 FLOAT32, BF16, INSIDE = "float32", "bf16", "float32, bf16 inside"
 PRECISIONS = (FLOAT32, BF16, INSIDE)
 UNITS = {
@@ -32,9 +36,10 @@ UNITS = {
     "cache": "GB/s",
     "memory": "GB/s",
     "operator": "s",
-    "autograd": "s",
-    "per tensor": "s",
-    "per parameter": "s",
+    "operator, trained": "s",
+    "step of a tensor": "s",
+    "step of tensors": "s",
+    "step of a large tensor": "s",
     "latency": "s",
     "link": "GB/s",
     "link, both ways": "GB/s",
@@ -53,7 +58,7 @@ class Ceiling:
     threads: int = 1
     """Of the one process that was measured; of a link 1, of each of its two ranks."""
     size: int = 0
-    """Of a product n, of memory the bytes that are gone through."""
+    """Of a product n, of memory the bytes that are gone through, of an optimizer the parameters."""
     value: float | None = None
     low: float | None = None
     high: float | None = None
@@ -124,7 +129,7 @@ class Ceilings:
     cpus: int
     rows: tuple[Ceiling, ...]
     doubts: tuple[str, ...] = ()
-    version: int = field(default=VERSION)
+    version: int = VERSION
 
     def summary(self) -> dict[str, Any]:
         """As a JSON object."""
@@ -143,13 +148,13 @@ class Ceilings:
             if set(summary) != {item.name for item in fields(cls)} or summary["version"] != VERSION:
                 raise ValueError("not the ceilings of this version")
             rows = tuple(map(Ceiling.from_summary, summary["rows"]))
-            numbers = {name: float(summary[name]) for name in ("taken", "seconds")}
             return cls(
                 fingerprint=dict(summary["fingerprint"]),
+                taken=float(summary["taken"]),
+                seconds=float(summary["seconds"]),
                 cpus=int(summary["cpus"]),
                 rows=rows,
                 doubts=tuple(map(str, summary["doubts"])),
-                **numbers,
             )
         except (TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"not ceilings: {error}") from None
@@ -186,10 +191,34 @@ class Ceilings:
         return Found(value, (square.beyond if share > 0 else "") or (skinny.beyond if share < 1 else ""))
 
     def bandwidth(self, size: float, threads: int = 1) -> Found | None:
-        """GB/s that is read and written where so many bytes are gone through again and again."""
+        """GB/s that is read and written where so many bytes are gone through again and again.
+
+        Fewer than the cache holds go as fast as those did that were measured there, more than memory's as those.
+        """
         points = [*self.find("cache", "", threads), *self.find("memory", "", threads)]
         found = between(sorted(points, key=lambda row: row.size), size, "bytes")
-        return found and Found(found.value)  # below the cache's and above the memory's it is theirs
+        return found and Found(found.value)
+
+    def optimizer_costs(self, name: str, threads: int = 1) -> tuple[float, float, float] | None:
+        """Seconds of an optimizer's zero_grad and step: of the call, for each tensor, and for each parameter.
+
+        Parameters
+        ----------
+        name
+            "Adam, fused", "SGD, loop": SGD has momentum, and "loop" is torch's default on a CPU.
+        """
+        found = [self.find(kind, name, threads) for kind in ("step of a tensor", "step of tensors")]
+        large = self.find("step of a large tensor", name, threads)
+        if not all(found) or not large:
+            return None
+        one, many, most = (rows[0].value or 0.0 for rows in (*found, large))
+        by_tensor = max(0.0, many - one) / (TENSORS - 1)
+        return max(0.0, one - by_tensor), by_tensor, max(0.0, most - one) / large[0].size
+
+    def optimizer_seconds(self, name: str, tensors: int, parameters: int, threads: int = 1) -> float | None:
+        """Seconds of an optimizer's step over so many tensors with so many parameters; None where it is not known."""
+        costs = self.optimizer_costs(name, threads)
+        return costs and costs[0] + tensors * costs[1] + parameters * costs[2]
 
     def peak(self, precision: str = FLOAT32, threads: int = 1) -> float | None:
         """The highest of the rates, in GFLOP/s: the roof."""
@@ -215,7 +244,7 @@ def between(points: Sequence[Ceiling], size: float, what: str) -> Found | None:
         return Found(first, f"{what} = {size:.4g} is below the least measured, {least:,}: its figure is taken")
     if size > most * (1 + 1e-9):
         return Found(last, f"{what} = {size:.4g} is above the largest measured, {most:,}: its figure is taken")
-    for (low, under), (high, over) in zip(known, known[1:], strict=False):
+    for (low, under), (high, over) in pairwise(known):
         if size <= high:
             share = max(0.0, math.log(size / low) / math.log(high / low))
             return Found(math.exp((1 - share) * math.log(under) + share * math.log(over)))

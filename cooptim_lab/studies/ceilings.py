@@ -6,14 +6,15 @@ whether what they found may be kept: a measurement that others have disturbed is
 
 from __future__ import annotations
 
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ..comm.context import Context
 from ..costs import known
-from ..errors import InputError, LabError, RunStopped
+from ..errors import InputError, LabError, RankFailure, RunStopped
 from ..hardware import allowed_cpus
 from ..hardware.ceilings import Ceiling, Ceilings, changes, fingerprint, latest
 from ..ranks.job import give_values
@@ -29,6 +30,9 @@ from .study import Study
 
 LINKED = 2
 """Ranks whose messages are timed."""
+UNSTEADY = 0.25
+"""The quartiles of half the figures lie further apart than this part of them: 0.02 to 0.05 on a quiet machine, 0.2 to
+0.5 where a neighbour on the same host had the other half of a core, which no counter of the system tells."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +84,7 @@ class CeilingStudy(Study[Ceiling, CeilingSpec]):
         self.began, self.taken = time.monotonic(), time.time()
         self.doubts: list[str] = []
         self._rows: list[Ceiling] = []
-        self._kept: Ceilings | None = None
+        self._whole: Ceilings | None = None
 
     @property
     def rows(self) -> list[Ceiling]:
@@ -88,8 +92,8 @@ class CeilingStudy(Study[Ceiling, CeilingSpec]):
 
     @property
     def ceilings(self) -> Ceilings:
-        """As far as they are known."""
-        return self._kept or Ceilings(
+        """As far as they are known; those that are whole do not change any more."""
+        return self._whole or Ceilings(
             fingerprint=self.fingerprint,
             taken=self.taken,
             seconds=time.monotonic() - self.began,
@@ -127,18 +131,20 @@ class CeilingStudy(Study[Ceiling, CeilingSpec]):
         self.run.post(Phase(text=f"a step of {self.task.name}, counted"))
         try:
             step = self.ask(run_measure_task, 1, task=self.task, batch=self.spec.batch)
-        except InputError as error:
+        except (InputError, RankFailure) as error:
             self.run.post(Note(text=f"the layers of {self.task.name} are not shown: {error}"))
         else:
             self.run.post(Counted(step=step))
 
     def show(self, kept: Ceilings) -> None:
         """What was measured before."""
-        self._kept = kept
+        self._whole = kept
         for row in kept.rows:
             self.run.post(Gauged(ceiling=row.summary()))
         when = store.age(kept.taken)
-        self.say(f"measured {when} in {kept.seconds:.1f} s, and kept: this machine is the same (again = True: anew)")
+        self.say(f"measured {when} in {kept.seconds:.1f} s, and this machine is the same; `again` measures anew")
+        for doubt in kept.doubts:
+            self.run.post(Note(text=doubt))
 
     def take(self, rows: list[dict[str, Any]]) -> None:
         """Figures that are whole."""
@@ -151,14 +157,16 @@ class CeilingStudy(Study[Ceiling, CeilingSpec]):
         seen = self.around.so_far()
         if said := throttled([seen]):
             self.doubt(said)
-        if said := disturbs(seen):
-            self.doubt(f"busy: {said}, the figures are lower than the machine's; they are not kept")
+        if said := disturbs(seen) or unsteady(self.rows):
+            self.doubt(f"busy: {said}, so the figures are lower than the machine's, and not kept")
+        self._whole = self.ceilings
+        if said:
             return
         if not self.pool.launch.is_here:
             self.say("measured on another machine than the notebook's: not kept")
             return
         try:
-            known.keep(self.ceilings)
+            known.keep(self._whole)
         except OSError as error:
             self.say(f"the figures are not kept: {error}")
 
@@ -204,6 +212,18 @@ class CeilingStudy(Study[Ceiling, CeilingSpec]):
     def _finish(self, state: str) -> None:
         ceilings: Any = self.ceilings
         self.run.finish(ceilings, state=state, summary={"ceilings": ceilings.summary()})
+
+
+def unsteady(rows: Sequence[Ceiling]) -> str:
+    """That figures jump about, if they do; else nothing."""
+    apart = [
+        (row.high - row.low) / row.value
+        for row in rows
+        if row.value and row.low is not None and row.high is not None and row.samples > 1
+    ]
+    if not apart or statistics.median(apart) <= UNSTEADY:
+        return ""
+    return f"the quartiles of half the figures are {100 * statistics.median(apart):.0f} % of them apart, or more"
 
 
 # On a rank. What needs torch is imported there, never in the kernel.

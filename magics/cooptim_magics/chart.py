@@ -4,7 +4,8 @@ It draws what it is given and must not know what a run, an event or a rank is: `
 
 What travels: `points` is one little-endian float32 buffer that holds the curves one after another, each row by row.
 `curves` says how to read it: `{"name", "kind", "columns", "count"}`, where `columns` is 2 (x, y) or 4 (x, y, lo, hi)
-and `count` the number of rows, and "label", where there is one, what stands beside the last. Colours go by order of appearance; curves of one name share a colour and a legend entry.
+and `count` the number of rows; "label", where there is one, is what stands beside the last. Colours go by order of
+appearance; curves of one name share a colour and a legend entry.
 float32 holds whole numbers up to 2**24, so x counts from the start of a run (steps, seconds), never from the epoch.
 """
 

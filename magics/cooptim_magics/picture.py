@@ -248,23 +248,24 @@ class Picture:
         if self.costs:
             return costs_table(self.costs)
         if self.ceilings:
-            return ceilings_table(self.ceilings.values())
+            return [cells[:-1] for cells in ceilings_table(self.ceilings.values())]  # its words would fill a screen
         return spent_table(self.spent) if self.has_breakdown else []
 
     @property
     def full_table(self) -> Table:
         """The table with what must stand under it: how to read it, and every doubt."""
-        if self.costs or self.ceilings:
-            doubts = [f"⚠ {note}" for note in dict.fromkeys(self.notes)]
+        doubts = [f"⚠ {note}" for note in dict.fromkeys(self.notes)]
+        if self.costs:
             return Table(self.table, [*cost_notes(self.links), *self.remarks, *doubts])
+        if self.ceilings:
+            return Table(ceilings_table(self.ceilings.values()), [*self.remarks, *doubts])
         return Table(self.table, row_notes(list(self.rows.values()), self.notes))
 
     @property
     def full_tables(self) -> list[Table]:
         """That, and of a machine's ceilings a task's layers beside them."""
-        if self.step is None:
-            return [self.full_table]
-        return [self.full_table, layers_table(self.step, self.ceilings.values())]
+        layers = [layers_table(self.step, self.ceilings.values())] if self.step is not None else []
+        return [*([self.full_table] if self.table else []), *layers]
 
     @property
     def has_breakdown(self) -> bool:

@@ -105,7 +105,7 @@ def _draw_breakdown(axes: Axes, picture: Picture) -> None:
 
 
 def _write_labels(axes: Axes, picture: Picture) -> None:
-    """What stands beside a curve's last point, below those that would lie on each other."""
+    """What stands beside a curve's last point."""
     for curve in picture.curves:
         if curve.label:
             end = float(np.asarray(curve.x)[-1]), float(np.asarray(curve.y)[-1])

@@ -7,11 +7,12 @@ figures, and must not know of which run they are.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Collection, Iterable
 
-from cooptim_lab.costs.work import Layer, Step
-from cooptim_lab.hardware.ceilings import BF16, FLOAT32, INSIDE, PRECISIONS, SKINNY_ROWS, Ceiling, Ceilings
+from cooptim_lab.costs.work import Layer, Step, Work
+from cooptim_lab.hardware.ceilings import BF16, FLOAT32, INSIDE, PRECISIONS, SKINNY_ROWS, TENSORS, Ceiling, Ceilings
 
 from .curves import Curve
 from .tables import Cells, Table
@@ -23,13 +24,16 @@ LEAST_INTENSITY, MOST_INTENSITY = 0.25, 200.0
 """Operations per byte between which the roof is drawn, where no point lies further out."""
 SHOWN = (16, 64, 256, 1024)
 """Sizes that the table names; all are in the picture."""
-MOST_LABELS, MOST_LETTERS = 12, 16
+MOST_LABELS, MOST_NAMES, MOST_LETTERS = 12, 3, 16
+"""Of the layers' names in the picture: of so many places, so many at one, of so many letters."""
+NEAR = 0.06
+"""Decades, both ways: points that lie so near each other share a label."""
 
 
-def of(rows: Iterable[Ceiling]) -> Ceilings:
-    """What can be asked of figures that may not be all."""
+def of(rows: Iterable[Ceiling], step: Step | None = None) -> Ceilings:
+    """What can be asked of figures that may not be all; with how many threads all cores work, the step knows too."""
     rows = tuple(rows)
-    threads = max((row.threads for row in rows), default=1)
+    threads = max([1 if step is None else step.threads, *(row.threads for row in rows)])
     return Ceilings(fingerprint={}, taken=0.0, seconds=0.0, cpus=threads, rows=rows)
 
 
@@ -42,18 +46,24 @@ def cores(threads: int) -> str:
 
 
 def roofline_curves(rows: Collection[Ceiling], step: Step | None) -> list[Curve]:
-    """The measured products with their roofs, in float32 with one core and with all, in bf16 with all; the layers."""
-    known = of(rows)
+    """The measured products with their roofs, in float32 with one core and with all, in bf16 with all; the layers.
+
+    What is still to come has its place, with no point in it, so that colours stay.
+    """
+    if not rows and step is None:
+        return []
+    known = of(rows, step)
     series = [(FLOAT32, threads) for threads in sorted({1, known.cpus})] + [(BF16, known.cpus)]
     curves = [curve for precision, threads in series for curve in _one(known, precision, threads)]
     return curves + (_layers(step) if step is not None else [])
 
 
 def _one(known: Ceilings, precision: str, threads: int) -> list[Curve]:
+    name = f"{precision}, {cores(threads)}"
     points = [row for row in known.find("square", precision, threads) if row.value]
     if not points:
-        return []
-    name = f"{precision}, {cores(threads)}"
+        is_refused = any((row.kind, row.name, row.threads) == ("square", precision, threads) for row in known.rows)
+        return [] if is_refused else [Curve(name, [], [], [], [], kind="marker")]
     x = [_square(row.size, precision) for row in points]
     columns = [[getattr(row, part) for row in points] for part in ("value", "low", "high")]
     dots = Curve(name, x, *columns, kind="marker")
@@ -73,23 +83,38 @@ def _square(n: int, precision: str) -> float:
 
 def _layers(step: Step) -> list[Curve]:
     """Of each layer that computes something, what its forward pass reached; all under one name."""
-    placed = [(layer, layer.forward.intensity) for layer in step.layers if layer.seconds]
-    name = f"layers of {step.name}, {cores(step.threads)}"
-    curves = []
-    for number, (layer, intensity) in enumerate(placed):
-        if intensity is None:
-            continue
-        rates = [layer.forward.operations / seconds / 1e9 for seconds in layer.seconds]
-        low, middle, high = statistics.quantiles(rates, n=4, method="inclusive") if len(rates) > 1 else rates * 3
-        label = _short(layer.name) if number < MOST_LABELS else ""
-        curves.append(Curve(name, [intensity], [middle], [low], [high], kind="marker", label=label))
-    return curves
+    places = []
+    for layer in step.layers:
+        if layer.seconds and (intensity := layer.forward.intensity):
+            rates = [layer.forward.operations / seconds / 1e9 for seconds in layer.seconds]
+            spread = statistics.quantiles(rates, n=4, method="inclusive") if len(rates) > 1 else rates * 3
+            places.append((layer.name or "model", intensity, *spread))
+    labels = _labels([(name, x, middle) for name, x, _, middle, _ in places])
+    group = f"layers of {step.name}, {cores(step.threads)}"
+    return [
+        Curve(group, [x], [middle], [low], [high], kind="marker", label=labels.get(name, ""))
+        for name, x, low, middle, high in places
+    ]
 
 
-def _short(name: str) -> str:
-    """The end of it, where it is long: of a path, that says most."""
-    name = name or "model"
-    return name if len(name) <= MOST_LETTERS else f"…{name[1 - MOST_LETTERS :]}"
+def _labels(places: Collection[tuple[str, float, float]]) -> dict[str, str]:
+    """What stands beside each point (name, x, y): its name, and the names of those that lie on it; of a few only."""
+    found: dict[str, tuple[float, float, list[str]]] = {}
+    for name, x, y in places:
+        for at_x, at_y, names in found.values():
+            if max(abs(math.log10(x / at_x)), abs(math.log10(y / at_y))) < NEAR:
+                names.append(name)
+                break
+        else:
+            found[name] = x, y, [name]
+    return {name: _joined(names) for name, (_, _, names) in list(found.items())[:MOST_LABELS]}
+
+
+def _joined(names: list[str]) -> str:
+    """The names, as far as there is room: of a long path its end, which says most; of many how many more."""
+    names = [name if len(name) <= MOST_LETTERS else f"…{name[1 - MOST_LETTERS :]}" for name in names]
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return ", ".join(names[:MOST_NAMES]) + more
 
 
 # The figures.
@@ -114,7 +139,7 @@ def ceilings_table(rows: Collection[Ceiling]) -> Cells:
         *(_plain_row(known, what, kind, "", counts, means) for what, kind, means in PLAIN),
         *(
             _plain_row(known, f"{name}, {what}", kind, name, counts, means)
-            for name in dict.fromkeys(row.name for row in rows if row.kind == "per parameter")
+            for name in dict.fromkeys(row.name for row in rows if row.kind == OPTIMIZER[0][1])
             for what, kind, means in OPTIMIZER
         ),
         *(_plain_row(known, what, kind, "", counts, means) for what, kind, means in LINKS),
@@ -126,11 +151,12 @@ PLAIN = (
     ("memory in cache", "cache", "a = b + 2 c in the cores' own caches, by its bytes"),
     ("memory beyond", "memory", "the same beyond the last cache: what large layers wait for"),
     ("an operator", "operator", "a call on 8 numbers: what a small layer costs, however small"),
-    ("an operator, trained", "autograd", "the same when gradients are wanted, forward and backward each"),
+    ("an operator, trained", "operator, trained", "of a small network's forward and backward pass, all calls in it"),
 )
 OPTIMIZER = (
-    ("a tensor", "per tensor", "of its step: the call's own part"),
-    ("a parameter", "per parameter", "of its step, in a large tensor"),
+    ("one small tensor", "step of a tensor", "zero_grad and step: the call's own part"),
+    (f"{TENSORS} small tensors", "step of tensors", "the same: what each tensor adds"),
+    ("one large tensor", "step of a large tensor", "the same, of 2²⁰ parameters"),
 )
 LINKS = (
     ("message, latency", "latency", "α between two ranks, however short the message"),
@@ -152,7 +178,8 @@ def _product_row(known: Ceilings, kind: str, name: str, counts: list[int]) -> li
         cells += _figure(best)
         by_size = " / ".join(f"{row.value:.3g}" for row in found if row.size in SHOWN)
         sizes = " / ".join(str(row.size) for row in found if row.size in SHOWN)
-        means = f"the fastest n; n = {sizes}: {by_size}" if best else tried[0].why
+        where = f" ({cores(threads)})" if len(counts) > 1 else ""
+        means = f"the fastest n; n = {sizes}: {by_size}{where}" if best else tried[0].why
     return [what, *cells, means]
 
 
@@ -162,7 +189,9 @@ def _plain_row(known: Ceilings, what: str, kind: str, name: str, counts: list[in
         return []
     found = {row.threads: row for row in tried}
     why = next((row.why for row in tried if row.why), "")
-    return [what, *(cell for threads in counts for cell in _figure(found.get(threads))), why or means]
+    is_known = any(row.value is not None for row in tried)
+    said = why if not is_known else f"{means} ({why})" if why else means
+    return [what, *(cell for threads in counts for cell in _figure(found.get(threads))), said]
 
 
 def _figure(row: Ceiling | None) -> list[str]:
@@ -170,7 +199,8 @@ def _figure(row: Ceiling | None) -> list[str]:
     if row is None or row.value is None or row.low is None or row.high is None:
         return ["", ""]
     factor, unit = _unit(row)
-    return [f"{row.value * factor:.3g} {unit}", f"{row.low * factor:.3g} – {row.high * factor:.3g}"]
+    spread = f"{row.low * factor:.3g} – {row.high * factor:.3g}" if row.samples > 1 else ""
+    return [f"{row.value * factor:.3g} {unit}", spread]
 
 
 def _unit(row: Ceiling) -> tuple[float, str]:
@@ -178,7 +208,7 @@ def _unit(row: Ceiling) -> tuple[float, str]:
         return 1.0, "GFLOP/s"
     if row.kind in ("cache", "memory", "link", "link, both ways"):
         return 1.0, "GB/s"
-    return (1e9, "ns") if row.kind == "per parameter" else (1e6, "µs")
+    return (1e3, "ms") if (row.value or 0.0) >= 1e-3 else (1e6, "µs")
 
 
 # The layers.
@@ -187,7 +217,17 @@ def _unit(row: Ceiling) -> tuple[float, str]:
 def layers_table(step: Step, rows: Collection[Ceiling]) -> Table:
     """What each layer computes and moves in a step, and what its forward pass reached of what could be."""
     known = of(rows)
-    head = ["layer", "kind", "parameters", "MFLOP forward", "backward", "kB moved", "FLOP/byte", "GFLOP/s", "of the roof"]
+    head = [
+        "layer",
+        "kind",
+        "parameters",
+        "MFLOP forward",
+        "backward",
+        "kB moved",
+        "FLOP/byte",
+        "GFLOP/s",
+        "of the roof",
+    ]
     cells = [head, *(_layer_cells(layer, step, known) for layer in step.layers)]
     for what, work in (("(loss)", step.loss), ("(optimizer)", step.optimizer)):
         cells.append([what, "", "", "", "", f"{work.bytes / 1e3:,.1f}", "", "", ""])
@@ -196,8 +236,8 @@ def layers_table(step: Step, rows: Collection[Ceiling]) -> Table:
         f"a step of {step.rows} rows: {whole.operations / 1e6:,.2f} MFLOP, {whole.bytes / 1e6:,.2f} MB read and "
         f"written, {whole.operators:,} operators and {whole.views:,} views; {step.parameters:,} parameters in "
         f"{step.tensors} tensors",
-        "FLOP are those of products and convolutions; of the roof: of the lower of bandwidth × FLOP/byte and the rate of "
-        f"products, {cores(step.threads)}, forward",
+        f"FLOP are those of products and convolutions; GFLOP/s forward, on {cores(step.threads)}; the roof is "
+        "the lower of the products' fastest and FLOP/byte × the bandwidth at so many bytes",
     ]
     return Table(cells, notes)
 
@@ -212,12 +252,12 @@ def _layer_cells(layer: Layer, step: Step, known: Ceilings) -> list[str]:
     if not layer.seconds:
         return [*begin, *work, "", ""]
     rate = forward.operations / statistics.median(layer.seconds) / 1e9
-    roof = attainable(known, step, intensity)
+    roof = attainable(known, step, forward)
     return [*begin, *work, f"{rate:.3g}", percent(rate / roof) if roof else ""]
 
 
-def attainable(known: Ceilings, step: Step, intensity: float) -> float | None:
-    """GFLOP/s that so many operations for each byte can reach, where the bytes come from memory; None while unknown."""
+def attainable(known: Ceilings, step: Step, work: Work) -> float | None:
+    """GFLOP/s that so much work can reach, its bytes being read as fast as so many can be; None while unknown."""
     precision = BF16 if step.precision == "bfloat16" else FLOAT32
-    peak, bandwidth = known.peak(precision, step.threads), known.one("memory", "", step.threads)
-    return min(peak, bandwidth * intensity) if peak and bandwidth else None
+    peak, bandwidth = known.peak(precision, step.threads), known.bandwidth(work.product_bytes, step.threads)
+    return min(peak, bandwidth.value * work.intensity) if peak and bandwidth and work.intensity else None

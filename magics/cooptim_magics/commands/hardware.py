@@ -1,4 +1,4 @@
-"""`hardware`: what this process may really use, as the engine finds it; with `--measure`, what that can do at the most."""
+"""`hardware`: what this process may really use, as the engine finds it; `--measure`: what that can do at the most."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ def show_hardware(session: Session, arguments: argparse.Namespace, cell: str | N
     if arguments.measure:
         measure(session, arguments)
         return
-    if given := [option for option in arguments.command.options[1:] if getattr(arguments, option.name) != option.default]:
-        raise InputError(f"{given[0].flags[-1]} belongs to a measurement: write %cooptim hardware --measure")
+    given = [o.flags[-1] for o in arguments.command.options if getattr(arguments, o.name) != o.default]
+    if given:
+        raise InputError(f"{given[0]} belongs to a measurement: write %cooptim hardware --measure")
     found = hardware.detect()
     print(hardware.summary(found))
     cells = [["what", "value", "what it means"], *(list(row) for row in hardware.rows(found))]
