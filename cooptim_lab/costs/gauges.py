@@ -7,7 +7,7 @@ with how many threads is for `measuring`. Everything is torch's own, called as a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,9 @@ CACHE_BYTES = 256 * KIB
 LEAST_MEMORY, MOST_MEMORY = 96 * MIB, 768 * MIB
 """Gone through beyond the last cache: four times as much as it holds, within these and a quarter of what is free."""
 
+IN_FLOAT32 = "in float32"
+"""Of products that could have bf16 inside: they have not, at this size."""
+
 Action = Callable[[], object]
 
 
@@ -57,6 +60,10 @@ class Gauge:
     make: Callable[[], Action]
     per_call: float
     is_rate: bool = True
+    remark: Callable[[], str] | None = None
+    """Asked once, when it can be measured: what is to be said of the figure."""
+    around: Callable[[], AbstractContextManager[None]] = nullcontext
+    """How torch is set while the action is made and called: once a sample, for that takes longer than a small call."""
 
     def value(self, seconds: float) -> float:
         """The figure, of the seconds of a call."""
@@ -91,24 +98,18 @@ def product(kind: str, precision: str, n: int, threads: int) -> Gauge:
             act()
         except RuntimeError as error:  # a processor or a build without it
             raise Refused(first_line(error)) from None
-        return act if precision != INSIDE else inside(act, a, b)
+        return act
 
-    return Gauge(Ceiling(kind=kind, name=precision, threads=threads, size=n), make, 2e-9 * rows * n * n)
-
-
-def inside(act: Action, a: Tensor, b: Tensor) -> Action:
-    """The same while float32 products may be computed by bf16 ones; refused where they are not."""
-    probe = torch.randn(256, 256)
-    with bf16_inside():
-        by_bf16 = probe @ probe
-    if torch.equal(by_bf16, probe @ probe):
-        raise Refused("this processor, or this torch, computes float32 products in float32")
-
-    def switched() -> None:
+    def remark() -> str:
+        """Of bf16 inside, whether it is: oneDNN decides by the size, and by what the processor has."""
+        a, b = torch.randn(rows, n), torch.randn(n, n)
         with bf16_inside():
-            act()
+            by_bf16 = a @ b
+        return IN_FLOAT32 if torch.equal(by_bf16, a @ b) else ""
 
-    return switched
+    about = Ceiling(kind=kind, name=precision, threads=threads, size=n)
+    gauge = Gauge(about, make, 2e-9 * rows * n * n)
+    return replace(gauge, remark=remark, around=bf16_inside) if precision == INSIDE else gauge
 
 
 @contextmanager
@@ -143,7 +144,7 @@ def memory(threads: int, root: Path) -> list[Gauge]:
     far = triad("memory", beyond, threads)
     if beyond < 4 * last:
         why = f"{beyond // MIB} MiB, less than four times the last cache"
-        far = replace(far, about=replace(far.about, why=why))
+        far = replace(far, remark=lambda: why)
     return [triad("cache", own * threads // 2, threads), far]
 
 

@@ -44,14 +44,14 @@ class Turn:
     def __init__(self, gauge: Gauge, longest: float) -> None:
         self.gauge, self._longest = gauge, longest
         self.samples: list[float] = []
-        self.why = gauge.about.why
+        self.why = ""
         self._action: Action | None = None
         self._calls = 1
 
     @property
     def is_over(self) -> bool:
         """Whether it cannot be measured."""
-        return self._action is None and bool(self.why) and not self.samples
+        return self._action is None and bool(self.why)
 
     def begin(self, before: Turn | None) -> None:
         """Make what is called, and find out how often in a sample. `before` is the next smaller one of its kind."""
@@ -63,12 +63,14 @@ class Turn:
             why = self._too_long(seconds) if seconds > 3 * self._longest else ""
         if not why:
             try:
-                action = gauge.make()
-                seconds = timed(action, 1)
+                with gauge.around():
+                    action = gauge.make()
+                    seconds = timed(action, 1)
             except Refused as refused:
                 why = str(refused)
             else:
                 self._action = action
+                self.why = gauge.remark() if gauge.remark is not None else ""
                 self._calls = max(1, min(MOST_CALLS, round(SAMPLE_SECONDS / max(seconds, 1e-9))))
                 why = self._too_long(seconds) if seconds > self._longest else ""
         if why:
@@ -80,8 +82,10 @@ class Turn:
     def take(self) -> None:
         """One sample."""
         if self._action is not None:
-            self._action()  # threads and caches are as the gauge before has left them
-            self.samples.append(self.gauge.value(timed(self._action, self._calls)))
+            with self.gauge.around():
+                self._action()  # threads and caches are as the gauge before has left them
+                seconds = timed(self._action, self._calls)
+            self.samples.append(self.gauge.value(seconds))
 
     def ceiling(self) -> Ceiling:
         """The figure, as far as it is known."""

@@ -49,7 +49,10 @@ UNITS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Ceiling:
-    """One figure: the median of its samples and their quartiles; None where it could not be had, and `why` says why."""
+    """One figure: the median of its samples and their quartiles; None where it could not be had, and `why` says why.
+
+    Of a figure that is there, `why` is what is to be said of it; mostly nothing.
+    """
 
     kind: str
     """One of `UNITS`."""

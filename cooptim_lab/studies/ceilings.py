@@ -30,9 +30,10 @@ from .study import Study
 
 LINKED = 2
 """Ranks whose messages are timed."""
-UNSTEADY = 0.25
-"""The quartiles of half the figures lie further apart than this part of them: 0.02 to 0.05 on a quiet machine, 0.2 to
-0.5 where a neighbour on the same host had the other half of a core, which no counter of the system tells."""
+UNSTEADY = 0.15
+"""The quartiles of half the figures lie further apart than this part of them. On one virtual machine that was 0.05 to
+0.07 in quiet runs, and 0.17 to 0.31 where operators took up to 1.8 times as long while no counter of the system told of
+anybody."""
 
 
 @dataclass(frozen=True, kw_only=True)

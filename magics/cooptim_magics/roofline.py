@@ -180,6 +180,8 @@ def _product_row(known: Ceilings, kind: str, name: str, counts: list[int]) -> li
         sizes = " / ".join(str(row.size) for row in found if row.size in SHOWN)
         where = f" ({cores(threads)})" if len(counts) > 1 else ""
         means = f"the fastest n; n = {sizes}: {by_size}{where}" if best else tried[0].why
+        for remark in dict.fromkeys(row.why for row in found if row.why):
+            means += f"; {remark}: n = {', '.join(str(row.size) for row in found if row.why == remark)}"
     return [what, *cells, means]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 from cooptim_magics.picture import Picture
@@ -117,6 +118,8 @@ class TestTables:
         assert found["products n × n, float32"][:4] == ["128 GFLOP/s", "115 – 141", "256 GFLOP/s", "230 – 282"]
         assert "n = 16 / 64 / 1024: 4 / 16 / 256 (2 cores)" in found["products n × n, float32"][4]
         assert found["products n × n, float32, bf16 inside"] == ["", "", "", "", "not here"]
+        inside = [replace(row, name=INSIDE, why="in float32" if row.size < 99 else "") for row in ROWS[:3]]
+        assert ceilings_table(inside)[1][-1].endswith("2 / 8 / 128; in float32: n = 16, 64")
         assert found["memory beyond"][0] == "8 GB/s"
         assert "(768 MiB, less)" in found["memory beyond"][4]
         assert found["an operator, trained"][0] == "3 µs"

@@ -119,11 +119,18 @@ class TestTurns:
         assert larger.ceiling().why == large.ceiling().why
 
     def test_a_remark_does_not_keep_it_from_being_measured(self, clock):
-        about = Ceiling(kind="memory", why="small")
-        turn = Turn(Gauge(about, lambda: taking(clock, 0.5), 1.0), longest=1.0)
+        turn = Turn(Gauge(Ceiling(kind="memory"), lambda: taking(clock, 0.5), 1.0, remark=lambda: "small"), longest=1.0)
         turn.begin(None)
         turn.take()
         assert (turn.ceiling().value, turn.ceiling().why) == (2.0, "small")
+
+    def test_a_remark_is_no_refusal_for_the_next_size(self, clock):
+        first = Turn(Gauge(gauge(None).about, lambda: taking(clock, 0.5), 1.0, remark=lambda: "small"), longest=1.0)
+        second = Turn(gauge(taking(clock, 0.5), size=128), longest=1.0)
+        first.begin(None)
+        second.begin(first)
+        second.take()
+        assert second.ceiling().value == 2.0
 
 
 class TestRounds:
@@ -207,10 +214,19 @@ class TestRealGauges:
         with pytest.raises(Refused, match="no kernel for BFloat16"):
             gauges.product("square", BF16, 16, 1).make()
 
-    def test_bf16_inside_that_changes_nothing(self, monkeypatch):
-        monkeypatch.setattr(torch, "equal", lambda a, b: True)
-        with pytest.raises(Refused, match="in float32"):
-            gauges.product("square", INSIDE, 16, 1).make()
+    @pytest.mark.parametrize(("is_equal", "said"), [(True, "in float32"), (False, "")])
+    def test_bf16_inside_says_where_it_is_not(self, monkeypatch, is_equal, said):
+        monkeypatch.setattr(torch, "equal", lambda a, b: is_equal)
+        seen = []
+        real = torch.mm
+        matmul = torch.backends.mkldnn.matmul
+        monkeypatch.setattr(torch, "mm", lambda *a, **k: (seen.append(matmul.fp32_precision), real(*a, **k)))
+        turn = Turn(gauges.product("square", INSIDE, 16, 1), longest=10.0)
+        turn.begin(None)
+        turn.take()
+        assert set(seen) == {"bf16"}
+        assert turn.ceiling().value > 0
+        assert turn.ceiling().why == said
 
     def test_bf16_inside_leaves_torch_as_it_was(self):
         matmul = torch.backends.mkldnn.matmul
@@ -222,8 +238,11 @@ class TestRealGauges:
 
     def test_a_torch_without_that_setting(self, monkeypatch):
         monkeypatch.delattr(type(torch.backends.mkldnn), "matmul")
-        with pytest.raises(Refused, match="has no"), gauges.bf16_inside():
-            pass
+        turn = Turn(gauges.product("square", INSIDE, 16, 1), longest=10.0)
+        turn.begin(None)
+        turn.take()
+        assert turn.ceiling().value is None
+        assert "has no torch.backends.mkldnn.matmul.fp32_precision" in turn.ceiling().why
 
     def test_an_optimizer_that_is_not_there(self, monkeypatch):
         def refuse(*given, **more):
