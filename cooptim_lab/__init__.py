@@ -31,6 +31,7 @@ _HOME = {  # public name -> the module it lives in
     "compare_seeds": "studies.seeds",
     "measure_speedup": "studies.speedup",
     "measure_costs": "studies.costs",
+    "measure_ceilings": "studies.ceilings",
     "parallel_calculate": "calculate",
     "distributed_calculate": "calculate",
 }
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from .ranks.pool import RankPool
     from .runs.result import Result
     from .runs.run import Run
+    from .studies.ceilings import measure_ceilings
     from .studies.compare import compare
     from .studies.costs import measure_costs
     from .studies.seeds import compare_seeds

@@ -50,6 +50,8 @@ def calm() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("cooptim_lab.studies.rounds.disturbed", lambda *seen: "")
         patch.setattr("cooptim_lab.studies.quiet.Surroundings.await_quiet", lambda self, tell: True)
+        patch.setattr("cooptim_lab.studies.ceilings.disturbs", lambda seen: "")
+        patch.setattr("cooptim_lab.studies.ceilings.UNSTEADY", 100.0)
         patch.setattr("cooptim_lab.studies.rows._trouble", lambda row: "")
         for place in ("ways", "studies.rows"):
             patch.setattr(f"cooptim_lab.{place}.slow_by_threads", lambda tried: "")

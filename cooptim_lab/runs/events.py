@@ -128,6 +128,20 @@ class Costed(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Gauged(Event):
+    """One figure of what the machine can do, as far as it is known (see `hardware.ceilings.Ceiling`)."""
+
+    ceiling: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counted(Event):
+    """What a step of a task computes and moves, by layer (see `costs.work.Step`)."""
+
+    step: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Spent(Event):
     """Where the time of `rank` went over its last `steps`: seconds, and bytes that it sent."""
 

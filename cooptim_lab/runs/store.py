@@ -52,9 +52,14 @@ class Record:
         return "running" if _is_alive(self.pid) else "lost"
 
 
+def home() -> Path:
+    """Where all is kept that outlives a process: the record of runs, and what else was measured once."""
+    return Path(os.environ.get(PLACE) or platformdirs.user_data_path("cooptim_lab"))
+
+
 def directory() -> Path:
     """Where the record is kept."""
-    return Path(os.environ.get(PLACE) or platformdirs.user_data_path("cooptim_lab")) / "runs"
+    return home() / "runs"
 
 
 def path(id: str, ending: str = RECORD) -> Path:
@@ -109,7 +114,16 @@ def keep_bytes(id: str, ending: str, data: bytes) -> None:
     ------
     OSError
     """
-    place = path(id, ending)
+    write(path(id, ending), data)
+
+
+def write(place: Path, data: bytes) -> None:
+    """Write a file: all of it, or what was there before.
+
+    Raises
+    ------
+    OSError
+    """
     fresh = place.with_name(f"{place.name}.{os.getpid()}")
     place.parent.mkdir(parents=True, exist_ok=True)
     try:

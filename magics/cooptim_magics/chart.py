@@ -4,7 +4,8 @@ It draws what it is given and must not know what a run, an event or a rank is: `
 
 What travels: `points` is one little-endian float32 buffer that holds the curves one after another, each row by row.
 `curves` says how to read it: `{"name", "kind", "columns", "count"}`, where `columns` is 2 (x, y) or 4 (x, y, lo, hi)
-and `count` the number of rows. Colours go by order of appearance; curves of one name share a colour and a legend entry.
+and `count` the number of rows; "label", where there is one, is what stands beside the last. Colours go by order of
+appearance; curves of one name share a colour and a legend entry.
 float32 holds whole numbers up to 2**24, so x counts from the start of a run (steps, seconds), never from the epoch.
 """
 
@@ -35,13 +36,14 @@ class LiveChart(anywidget.AnyWidget):
     title = traitlets.Unicode().tag(sync=True)
     x_label = traitlets.Unicode().tag(sync=True)
     y_label = traitlets.Unicode().tag(sync=True)
+    log_x = traitlets.Bool(False).tag(sync=True)
     log_y = traitlets.Bool(False).tag(sync=True)
     status = traitlets.Unicode(help="one line under the plot").tag(sync=True)
     state = traitlets.Enum(STATES, default_value="waiting").tag(sync=True)
     fraction = traitlets.Float(None, allow_none=True, help="done so far, 0 to 1; None: unknown").tag(sync=True)
     table = traitlets.List(traitlets.List(traitlets.Unicode()), help="rows; the first is the header").tag(sync=True)
 
-    SETTABLE = frozenset({"title", "x_label", "y_label", "log_y", "status", "state", "fraction", "table"})
+    SETTABLE = frozenset({"title", "x_label", "y_label", "log_x", "log_y", "status", "state", "fraction", "table"})
 
     def show(
         self, curves: Mapping[str, tuple[ArrayLike, ArrayLike]] | Iterable[Curve] | None = None, **traits: Any

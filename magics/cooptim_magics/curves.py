@@ -59,7 +59,8 @@ class Curve:
     """One curve of n points: `x` and `y` of shape (n,), and where a spread is known `lo` and `hi` of shape (n,).
 
     `kind` is how it is drawn: "line", "faint" (one of many: a subnet, a rank), "ideal" (dashed, in no colour) or
-    "marker" (dots, with a bar from lo to hi). None, NaN and infinity in `y` leave a gap.
+    "marker" (dots, with a bar from lo to hi). None, NaN and infinity in `y` leave a gap. `label` stands beside the last
+    point.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Curve:
     lo: ArrayLike | None = None
     hi: ArrayLike | None = None
     kind: Kind = "line"
+    label: str = ""
 
     def pack(self) -> tuple[dict[str, Any], bytes]:
         """This curve's entry in `curves` and its part of `points`.
@@ -87,6 +89,8 @@ class Curve:
         with np.errstate(over="ignore"):  # a loss of 1e39 becomes infinite, which is drawn as a gap
             rows = np.stack([column[keep] for column in columns], axis=1).astype("<f4")
         entry = {"name": self.name, "kind": self.kind, "columns": len(columns), "count": len(rows)}
+        if self.label:
+            entry["label"] = self.label
         return entry, rows.tobytes()
 
 
@@ -146,4 +150,6 @@ def axis_labels(kind: str) -> dict[str, str]:
         return {"x_label": "workers", "y_label": "speedup 1/P (above 1 is faster)"}
     if kind == "costs":
         return {"x_label": "workers", "y_label": "ms a step (line predicted, dot measured)"}
+    if kind == "ceilings":
+        return {"x_label": "operations per byte", "y_label": "GFLOP/s"}
     return {"x_label": "epoch", "y_label": HELD_OUT if kind == "compare" else "loss"}

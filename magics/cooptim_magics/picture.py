@@ -15,11 +15,15 @@ from typing import Any
 
 from cooptim_lab.costs.formulas import CostRow
 from cooptim_lab.costs.links import Calibration
+from cooptim_lab.costs.work import Step
+from cooptim_lab.hardware.ceilings import Ceiling
 from cooptim_lab.runs.events import (
     Calibrated,
     Costed,
+    Counted,
     Ended,
     Event,
+    Gauged,
     Measured,
     Note,
     Output,
@@ -34,6 +38,7 @@ from cooptim_lab.runs.events import (
 from cooptim_lab.studies.rows import Row
 
 from .curves import Curve, axis_labels, cost_curves, loss_curves, speedup_curves
+from .roofline import ceilings_line, ceilings_table, layers_table, roofline_curves
 from .tables import (
     Table,
     cost_notes,
@@ -75,6 +80,8 @@ class Picture:
         self.spent: dict[int, Spent] = {}  # of every rank, in all
         self.costs: list[CostRow] = []
         self.links: Calibration | None = None
+        self.ceilings: dict[tuple[str, str, int, int], Ceiling] = {}
+        self.step: Step | None = None
         self.stale: Stale | None = None
         self.summary: dict[str, Any] = {}
         self.message = ""
@@ -134,6 +141,11 @@ class Picture:
                 self.links = Calibration.from_summary(event.links)
             case Costed():
                 self.costs.append(CostRow.from_summary(event.row))
+            case Gauged():
+                ceiling = Ceiling.from_summary(event.ceiling)
+                self.ceilings[ceiling.key] = ceiling
+            case Counted():
+                self.step = Step.from_summary(event.step)
             case Ended():
                 self.state, self.message, self.summary = event.state, event.message, dict(event.summary)
 
@@ -160,6 +172,8 @@ class Picture:
             return speedup_curves(self.rows.values())
         if self.kind == "costs":
             return cost_curves(self._points, self.costs)
+        if self.is_roofline:
+            return roofline_curves(self.ceilings.values(), self.step)
         return loss_curves(self._points)
 
     @property
@@ -168,8 +182,15 @@ class Picture:
         return axis_labels(self.kind)
 
     @property
+    def is_roofline(self) -> bool:
+        """Whether it shows what a machine can do: both axes are logarithmic then."""
+        return self.kind == "ceilings"
+
+    @property
     def is_logarithmic(self) -> bool:
         """Whether the losses are better read on a logarithmic axis: all positive, and over a decade apart."""
+        if self.is_roofline:
+            return True
         return self.kind != "speedup" and self._lowest > 0 and self._highest > 10 * self._lowest
 
     @property
@@ -213,6 +234,8 @@ class Picture:
             return rows_line(self.rows.values())
         if self.costs:
             return costs_line(self.costs)
+        if self.ceilings:
+            return ceilings_line(self.ceilings.values())
         if "seconds" not in self.summary:
             return ""
         return " · ".join(part for part in (summary_line(self.summary), self._age()) if part)
@@ -224,15 +247,25 @@ class Picture:
             return rows_table(list(self.rows.values()))
         if self.costs:
             return costs_table(self.costs)
+        if self.ceilings:
+            return [cells[:-1] for cells in ceilings_table(self.ceilings.values())]  # its words would fill a screen
         return spent_table(self.spent) if self.has_breakdown else []
 
     @property
     def full_table(self) -> Table:
         """The table with what must stand under it: how to read it, and every doubt."""
+        doubts = [f"⚠ {note}" for note in dict.fromkeys(self.notes)]
         if self.costs:
-            doubts = [f"⚠ {note}" for note in dict.fromkeys(self.notes)]
             return Table(self.table, [*cost_notes(self.links), *self.remarks, *doubts])
+        if self.ceilings:
+            return Table(ceilings_table(self.ceilings.values()), [*self.remarks, *doubts])
         return Table(self.table, row_notes(list(self.rows.values()), self.notes))
+
+    @property
+    def full_tables(self) -> list[Table]:
+        """That, and of a machine's ceilings a task's layers beside them."""
+        layers = [layers_table(self.step, self.ceilings.values())] if self.step is not None else []
+        return [*([self.full_table] if self.table else []), *layers]
 
     @property
     def has_breakdown(self) -> bool:

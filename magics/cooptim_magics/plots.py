@@ -73,7 +73,14 @@ def figure(picture: Picture, said: str | None = None) -> Figure:
             axis_format(FuncFormatter(_plain_tick))
     if picture.kind == "speedup":
         axes.set_ylim(bottom=0)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    if picture.is_roofline:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(FuncFormatter(_plain_tick))
+        axes.set_xlabel(f"{picture.labels['x_label']} (log scale)")
+        axes.set_ylabel(f"{picture.labels['y_label']} (log scale)")
+        _write_labels(axes, picture)
+    else:
+        axes.xaxis.get_major_locator().set_params(integer=True)
     if colours:
         axes.legend(frameon=False, fontsize=8)
     return drawing
@@ -95,6 +102,14 @@ def _draw_breakdown(axes: Axes, picture: Picture) -> None:
     axes.legend(
         frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderpad=0, columnspacing=1
     )
+
+
+def _write_labels(axes: Axes, picture: Picture) -> None:
+    """What stands beside a curve's last point."""
+    for curve in picture.curves:
+        if curve.label:
+            end = float(np.asarray(curve.x)[-1]), float(np.asarray(curve.y)[-1])
+            axes.annotate(curve.label, end, xytext=(6, -3), textcoords="offset points", fontsize=7, parse_math=False)
 
 
 def _plain_tick(value: float, position: int | None = None) -> str:

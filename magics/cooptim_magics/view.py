@@ -70,6 +70,7 @@ class Follower:
             state=picture.state,
             fraction=picture.fraction,
             table=picture.table,
+            log_x=picture.is_roofline,
             log_y=picture.is_logarithmic,
             **picture.labels,
         )
@@ -122,8 +123,9 @@ class RunView:
 
 def show_result(picture: Picture) -> None:
     """What a run ends in: the measured rows with their doubts; of a training, its doubts and where its time went."""
-    if picture.rows or picture.costs:
-        display(picture.full_table)
+    if picture.rows or picture.costs or picture.ceilings:
+        for table in picture.full_tables:
+            display(table)
         return
     for line in [*(f"⚠ {note}" for note in picture.notes), *picture.remarks]:
         print(line)

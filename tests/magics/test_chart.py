@@ -30,6 +30,12 @@ def decode(chart: LiveChart) -> dict[str, np.ndarray]:
     return found
 
 
+def test_a_label_travels_with_its_curve(chart):
+    chart.show([Curve("a", [1.0], [2.0], kind="marker", label="0, 2"), Curve("b", [1.0], [2.0])], log_x=True)
+    assert [curve.get("label") for curve in chart.curves] == ["0, 2", None]
+    assert chart.log_x
+
+
 def test_curves_survive_the_round_trip(chart):
     chart.show(
         [

@@ -66,6 +66,7 @@ class TestCompletion:
             ("%cooptim s", ["subnets", "sharded", "speedup", "show", "stop"]),
             ("%%cooptim ra", ["ranks"]),
             ("%cooptim co", ["compare", "costs"]),
+            ("%cooptim hardware --", ["--measure", "--seconds", "--again", "--batch", "--out", "--bg", "--help"]),
             ("%cooptim costs --s", ["--sync-every", "--seed"]),
             ("%cooptim nothing ", []),
             ("%cooptim subnets --f", ["--fuse"]),
@@ -170,6 +171,8 @@ class TestBadLines:
             ("%cooptim stop nosuchrun", ["no run nosuchrun", "%cooptim runs"]),
             ("%cooptim stop", ["no run is going on"]),
             ("%cooptim hardware now", ["now is too much"]),
+            ("%cooptim hardware --again", ["--again", "%cooptim hardware --measure"]),
+            ("%cooptim hardware --measure --seconds 0", ["--seconds = 0", "must be 0.1 or more"]),
             ("%cooptim subnets 'open", ["%cooptim subnets 'open", "No closing quotation"]),
             ("%cooptim ranks", ["needs a body", "write %%cooptim ranks"]),
             ("%%cooptim task", ["the cell body is empty"]),  # IPython's own words

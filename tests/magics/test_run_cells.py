@@ -207,6 +207,42 @@ class TestStudies:
         assert len(notebook.names["run"].result) == 3
 
 
+class TestCeilings:
+    @pytest.fixture
+    def measured(self, notebook, ranks, tmp_path, monkeypatch):
+        monkeypatch.setenv("COOPTIM_HOME", str(tmp_path))
+        return notebook.run("%cooptim hardware --measure --seconds 0.1 -o run")
+
+    def test_the_roofline_and_two_tables(self, notebook, measured):
+        figures, layers = measured.tables
+        assert "products n × n, float32" in figures
+        assert "message, latency" in figures
+        assert [line.split()[0] for line in layers.splitlines()[2:7]] == list("01234")
+        assert "8,970 parameters in 6 tensors" in layers
+        assert "image/png" in [each for each in measured.displayed if each["update"]][-1]["data"]
+        assert notebook.names["run"].result.peak() > 0
+
+    def test_it_is_drawn_again(self, notebook, measured):
+        assert notebook.run("%cooptim show").tables == measured.tables
+        assert "float32" in notebook.run("%cooptim runs").tables[0]
+
+    def test_what_is_known_is_not_measured_again_but_by_request(self, notebook, measured):
+        first = notebook.names["run"].result
+        again = notebook.run("%cooptim hardware --measure -o run")
+        assert notebook.names["run"].result == first
+        assert "this machine is the same; `again` measures anew" in again.tables[0]
+
+    def test_layers_are_the_current_tasks(self, notebook, measured):
+        notebook.run(
+            "%%cooptim task\nimport torch\nfrom torch import nn\n"
+            "model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, 2))\n"
+            "data = (torch.randn(64, 1, 8, 8), torch.arange(64) % 2)\nname = 'pictures'"
+        )
+        _, layers = notebook.run("%cooptim hardware --measure --batch 32").tables
+        assert [line.split()[1] for line in layers.splitlines()[2:5]] == ["Conv2d", "Flatten", "Linear"]
+        assert "a step of 32 rows" in layers
+
+
 class TestRanks:
     def test_output_carries_its_rank(self, notebook):
         outcome = notebook.run("%%cooptim ranks\nprint('first', rank, size)\nprint('second')")

@@ -89,7 +89,7 @@ function logTicks(lo, hi) {
 }
 
 /** What the axes span: {x: [lo, hi], y: [lo, hi], whole: all x are whole numbers, empty: nothing to draw}. */
-function spans(curves, logarithmic) {
+function spans(curves, logarithmic, logX) {
   const x = [Infinity, -Infinity];
   const y = [Infinity, -Infinity];
   let whole = true;
@@ -100,15 +100,18 @@ function spans(curves, logarithmic) {
   const fits = (value) => Number.isFinite(value) && (!logarithmic || value > 0);
   for (const curve of curves) {
     for (const row of rows(curve)) {
-      if (!Number.isFinite(row[0]) || !fits(row[1])) continue;
+      if (!Number.isFinite(row[0]) || (logX && row[0] <= 0) || !fits(row[1])) continue;
       widen(x, row[0]);
       whole &&= Number.isInteger(row[0]);
       for (let i = 1; i < row.length; i++) if (fits(row[i])) widen(y, row[i]);
     }
   }
-  if (x[0] > x[1]) return { x: [0, 1], y: logarithmic ? [0.1, 1] : [0, 1], whole: true, empty: true };
-  if (x[0] === x[1]) x[1] = x[0] + 1;
-  if (curves.some(({ kind }) => kind === "marker")) {
+  if (x[0] > x[1]) return { x: logX ? [0.1, 1] : [0, 1], y: logarithmic ? [0.1, 1] : [0, 1], whole: true, empty: true };
+  if (logX) {
+    const room = x[0] === x[1] ? 2 : (x[1] / x[0]) ** 0.03;
+    [x[0], x[1]] = [x[0] / room, x[1] * room];
+  } else if (x[0] === x[1]) x[1] = x[0] + 1;
+  if (!logX && curves.some(({ kind }) => kind === "marker")) {
     const room = 0.04 * (x[1] - x[0]);
     [x[0], x[1]] = [x[0] - room, x[1] + room];
   }
@@ -143,21 +146,23 @@ function drawMarkers(curve, toX, toY, svg) {
     const bar = `M${cx},${low}V${high}M${cx - 4},${low}h8M${cx - 4},${high}h8`;
     if (spread) draw("path", { d: bar, class: "spread", style }, svg);
     const dot = draw("circle", { cx, cy, r: 4.5, style: `fill:${curve.colour}` }, svg);
-    draw("title", {}, dot, `${curve.name}: ${short(y)} at ${+x.toPrecision(6)}${spread ? ` (${short(lo)} to ${short(hi)})` : ""}`);
+    draw("title", {}, dot, `${curve.label ?? curve.name}: ${short(y)} at ${+x.toPrecision(6)}${spread ? ` (${short(lo)} to ${short(hi)})` : ""}`);
   }
 }
 
 function drawPlot(svg, model, curves, width) {
   const height = Math.round(Math.min(330, Math.max(220, width * 0.46)));
   const logarithmic = model.get("log_y");
-  const { x, y, whole, empty } = spans(curves, logarithmic);
+  const logX = model.get("log_x");
+  const { x, y, whole, empty } = spans(curves, logarithmic, logX);
   const yTicks = empty ? [] : logarithmic ? logTicks(...y) : linearTicks(...y, height / 55);
-  const xTicks = empty ? [] : linearTicks(...x, Math.min(8, width / 70), whole ? 1 : 0);
+  const xTicks = empty ? [] : logX ? logTicks(...x) : linearTicks(...x, Math.min(8, width / 70), whole ? 1 : 0);
   const [xLabel, yLabel] = [model.get("x_label"), model.get("y_label")];
   const left = 14 + 6.5 * Math.max(3, ...yTicks.map(({ label }) => label.length));
   const [right, top, bottom] = [width - 14, yLabel ? 24 : 8, height - (xLabel ? 40 : 22)];
   const bend = logarithmic ? Math.log10 : (value) => value;
-  const toX = (value) => left + ((value - x[0]) / (x[1] - x[0])) * (right - left);
+  const bendX = logX ? Math.log10 : (value) => value;
+  const toX = (value) => left + ((bendX(value) - bendX(x[0])) / (bendX(x[1]) - bendX(x[0]))) * (right - left);
   const toY = (value) => bottom - ((bend(value) - bend(y[0])) / (bend(y[1]) - bend(y[0]))) * (bottom - top);
 
   svg.replaceChildren();
@@ -172,7 +177,8 @@ function drawPlot(svg, model, curves, width) {
     draw("text", { x: toX(at), y: bottom + 17, "text-anchor": "middle" }, svg, label);
   }
   draw("line", { class: "axis", x1: left, x2: right, y1: bottom, y2: bottom }, svg);
-  if (xLabel) draw("text", { class: "label", x: (left + right) / 2, y: height - 6, "text-anchor": "middle" }, svg, xLabel);
+  const below = { class: "label", x: (left + right) / 2, y: height - 6, "text-anchor": "middle" };
+  if (xLabel) draw("text", below, svg, logX ? `${xLabel} (log scale)` : xLabel);
   if (yLabel) draw("text", { class: "label", x: 2, y: 12 }, svg, logarithmic ? `${yLabel} (log scale)` : yLabel);
   const middle = { x: (left + right) / 2, y: (top + bottom) / 2, "text-anchor": "middle" };
   if (empty && !isOver(model.get("state"))) draw("text", middle, svg, "waiting for the first point");
@@ -182,10 +188,13 @@ function drawPlot(svg, model, curves, width) {
   const many = curves.filter(({ kind }) => kind === "faint").length;
   svg.style.setProperty("--cooptim-faint", Math.min(0.4, Math.max(0.12, 2 / many))); // or many would make a solid band
   for (const curve of [...curves].sort((a, b) => order.indexOf(a.kind) - order.indexOf(b.kind))) {
-    const aside = 7 * (measured.indexOf(curve) - (measured.length - 1) / 2); // pixels: bars at one x stay apart
+    // Pixels: bars at one x stay apart, where x is a number of workers.
+    const aside = logX ? 0 : 7 * (measured.indexOf(curve) - (measured.length - 1) / 2);
     if (curve.kind === "marker") drawMarkers(curve, (value) => toX(value) + aside, toY, svg);
     else draw("path", { d: trace(curve, toX, toY), class: curve.kind, style: `stroke:${curve.colour}` }, svg);
     const end = curve.kind === "line" && model.get("state") === "running" && last(curve);
+    const said = curve.label && last(curve);
+    if (said) draw("text", { x: toX(said[0]) + 8, y: toY(said[1]) + 4 }, svg, curve.label);
     const tip = end && { cx: toX(end[0]), cy: toY(end[1]), r: 4, style: `fill:${curve.colour}` };
     if (tip && Number.isFinite(tip.cy)) draw("circle", tip, svg);
   }
