@@ -142,7 +142,7 @@ def build_optimizer(task: Task, parameters: Sequence[Tensor], names: Sequence[st
             "others, but what is trained is a copy of the model: use what is given, optimizer = lambda parameters: "
             "...; to go by names, write named = lambda pairs: ... in its place"
         )
-    return built
+    return _of_its_own(built)
 
 
 def _make(task: Task, parameters: list[Tensor], names: Sequence[str]) -> Any:
@@ -173,7 +173,23 @@ def remade(optimizer: torch.optim.Optimizer, groups: Sequence[Sequence[Tensor]])
     built = kind([{"params": list(tensors)} for tensors in groups], **settings)
     for group, known in zip(built.param_groups, kept, strict=True):
         group.update(known)  # AdamW has some that its constructor does not take
-    return built
+    return _of_its_own(built)
+
+
+def _of_its_own(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """Settings that are tensors become its own: a scheduler writes into them, and a function may give one to many."""
+    made: dict[int, Tensor] = {}
+
+    def own(value: Any) -> Any:
+        if isinstance(value, tuple):  # betas
+            return tuple(own(each) for each in value)
+        if not isinstance(value, Tensor):
+            return value
+        return made.setdefault(id(value), value.detach().clone())
+
+    for group in optimizer.param_groups:
+        group.update({name: own(value) for name, value in group.items() if name not in ("params", "param_names")})
+    return optimizer
 
 
 def trained(network: nn.Module) -> list[Named]:

@@ -1,0 +1,78 @@
+"""What is tried before the clock uses nothing up: every way begins with what the user handed over, as a loop does."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn, optim
+from torch.nn import functional as F
+
+from cooptim_lab import Task
+from cooptim_lab.comm.context import Context
+from cooptim_lab.preparing.prepare import prepare
+from cooptim_lab.programs import train_baseline, train_sharded
+from cooptim_lab.training.spec import Baseline, Sharded
+from tests.support import SoloComm
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+EPOCHS = 6
+X = torch.randn(100, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+Y = (X[:, 0] > 0).long()
+WHOLE = {"epochs": EPOCHS, "batch": len(X)}
+"""A step an epoch, of all rows: their order is nothing to it."""
+every_way = pytest.mark.parametrize(
+    ("program", "spec"),
+    [(train_baseline, Baseline(**WHOLE)), (train_sharded, Sharded(**WHOLE, aggregate="allreduce"))],
+    ids=["baseline", "sharded"],
+)
+
+
+def network():
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2)).double()
+
+
+def falling(optimizer, steps):
+    return optim.lr_scheduler.LambdaLR(optimizer, lambda done: 1 - done / (steps + 1))
+
+
+def sgd(parameters):
+    return optim.SGD(parameters, lr=0.1)
+
+
+def loop(task, model, make=sgd):
+    """A plain loop over all rows that are trained on, as often as there are epochs."""
+    rows, optimizer, loss = prepare(Task(model=network(), data=(X, Y))), make(model.parameters()), task.loss
+    scheduler = task.scheduler(optimizer, EPOCHS) if task.scheduler else None
+    for _ in range(EPOCHS):
+        optimizer.zero_grad()
+        (loss or F.cross_entropy)(model(rows.x), rows.y).backward()
+        optimizer.step()
+        if scheduler is not None:
+            scheduler.step()
+    return model
+
+
+def trained(program, spec, task):
+    torch.set_num_threads(2)  # so that numbers of threads are tried, too
+    return program(Context(SoloComm(), lambda *_: None, lambda: False), task, spec).network
+
+
+def is_same(one, other):
+    return all((a - b).abs().max() < 1e-13 for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+@every_way
+@pytest.mark.parametrize("is_ready", [True, False], ids=["ready-made", "a function"])
+def test_a_rate_that_is_a_tensor_is_the_optimizers_own(program, spec, is_ready):
+    def make_of(rate):
+        return lambda parameters: optim.SGD(parameters, lr=rate)
+
+    model, rate = network(), torch.tensor(0.1, dtype=torch.float64)
+    given = make_of(rate)(model.parameters()) if is_ready else make_of(rate)
+    task = Task(model=model, data=(X, Y), optimizer=given, scheduler=falling)
+    got = trained(program, spec, task)
+    assert rate == 0.1
+    assert is_same(got, loop(task, network(), make_of(rate.clone())))
+    assert not is_same(got, loop(task, network(), make_of(rate / 2)))
