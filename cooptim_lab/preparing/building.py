@@ -24,7 +24,7 @@ Named = tuple[str, Tensor]
 
 
 def build_model(model: Any, seed: int) -> nn.Module:
-    """A fresh copy of a module, or what a callable makes under `seed`, which all generators then have (`seed_all`).
+    """A fresh copy of a module, or of what a callable makes under `seed`, which all generators then have (`seed_all`).
 
     Raises
     ------
@@ -38,6 +38,7 @@ def build_model(model: Any, seed: int) -> nn.Module:
         built = model()
         if not isinstance(built, nn.Module):
             raise InputError(f"model() returned a {type(built).__name__}: it must return an nn.Module")
+        built = copied("the model", built)  # it may return one and the same each time
     if any(nn.parameter.is_lazy(p) for p in built.parameters()):
         raise InputError("the model has a lazy layer that has no size yet: run a batch through it, or write the size")
     if not any(p.requires_grad for p in built.parameters()):

@@ -76,3 +76,13 @@ def test_a_rate_that_is_a_tensor_is_the_optimizers_own(program, spec, is_ready):
     assert rate == 0.1
     assert is_same(got, loop(task, network(), make_of(rate.clone())))
     assert not is_same(got, loop(task, network(), make_of(rate / 2)))
+
+
+@every_way
+def test_a_function_may_return_one_and_the_same_network(program, spec):
+    model = network()
+    task = Task(model=lambda: model, data=(X, Y), optimizer=sgd)
+    got = trained(program, spec, task)
+    assert is_same(model, network())
+    assert is_same(got, loop(task, network()))
+    assert not is_same(got, loop(task, loop(task, network())))
