@@ -57,13 +57,15 @@ def packed(what: str, network: nn.Module, *others: nn.Module) -> bytes:
     Raises
     ------
     InputError
-        When it has something that cannot be carried along, named as `what`.
+        When it has something that cannot be carried along, named as `what`, or two tensors over one memory.
     """
     kept = [each for one in (network, *others) for each in _keep_values(one)]
     stream = io.BytesIO()
     try:
         HookPickler(stream).dump((network, others))
         return stream.getvalue()
+    except InputError:
+        raise
     except Exception as error:
         if any(parametrize.is_parametrized(module) for module in network.modules()):
             raise InputError(

@@ -9,10 +9,12 @@ from torch.nn import functional as F
 
 from cooptim_lab import Task
 from cooptim_lab.comm.context import Context
+from cooptim_lab.preparing.building import copied
 from cooptim_lab.preparing.prepare import prepare
 from cooptim_lab.programs import train_baseline, train_sharded
+from cooptim_lab.ranks.parcel import Sender, dumps
 from cooptim_lab.training.spec import Baseline, Sharded
-from tests.support import SoloComm
+from tests.support import SoloComm, refused
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -86,3 +88,71 @@ def test_a_function_may_return_one_and_the_same_network(program, spec):
     assert is_same(model, network())
     assert is_same(got, loop(task, network()))
     assert not is_same(got, loop(task, loop(task, network())))
+
+
+def tied_by_data():
+    made = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4)).double()
+    made[2].weight.data = made[0].weight.data.t()
+    return made
+
+
+class Prototypes(nn.Module):
+    """A buffer that is the weight, without its gradient."""
+
+    def __init__(self):
+        super().__init__()
+        self.out = nn.Linear(4, 2).double()
+        self.register_buffer("proto", self.out.weight.detach())
+
+    def forward(self, x):
+        return self.out(x) + x @ self.proto.t()
+
+
+APART = {
+    "a transposed weight": (tied_by_data, ("0.weight and 2.weight",)),
+    "a detached weight": (Prototypes, ("out.weight and proto",)),
+}
+
+
+@pytest.mark.parametrize(("make", "said"), APART.values(), ids=APART)
+def test_two_tensors_over_one_memory_are_refused_wherever_they_would_come_apart(make, said):
+    said = (*said, "one memory", "one Parameter")
+    network = make()
+    with refused(*said):
+        copied("the model", network)
+    with refused(*said):
+        dumps({"a cell's": lambda: network})
+    with refused(*said):
+        Sender().pack(Task(model=network, data=(X, Y)))
+    for program, spec in ((train_baseline, Baseline()), (train_sharded, Sharded())):
+        with refused(*said):
+            trained(program, spec, Task(model=make, data=(X, Y)))
+
+
+def test_one_parameter_in_two_layers_and_views_beside_each_other_stay_as_they_are():
+    tied = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4)).double()
+    tied[2].weight = tied[0].weight
+    assert copied("the model", tied)[2].weight is not tied[0].weight
+    one = copied("the model", tied)
+    assert one[2].weight is one[0].weight
+    memory = torch.arange(32.0, dtype=torch.float64).view(4, 8)
+    beside = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)).double()
+    beside[0].weight.data, beside[1].weight.data = memory[:, :4], memory[:, 4:]
+    beside.register_buffer("mask", torch.ones(4))
+    beside.register_buffer("part", beside.mask[:2])  # neither is trained
+    assert is_same(copied("the model", beside), beside)
+    beside[1].weight.data = memory[:, 3:7]
+    with refused("0.weight and 1.weight", "one memory"):
+        copied("the model", beside)
+
+
+@every_way
+def test_tied_layers_are_trained_as_one(program, spec):
+    def make():
+        torch.manual_seed(3)
+        made = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4)).double()
+        made[2].weight = made[0].weight
+        return made
+
+    task = Task(model=make(), data=(X, Y), optimizer=sgd)
+    assert is_same(trained(program, spec, task), loop(task, make()))
