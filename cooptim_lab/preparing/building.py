@@ -24,7 +24,7 @@ Named = tuple[str, Tensor]
 
 
 def build_model(model: Any, seed: int) -> nn.Module:
-    """A fresh copy of a module, or what a callable makes under `seed`, which all generators then have (`seed_all`).
+    """A fresh copy of a module, or of what a callable makes under `seed`, which all generators then have (`seed_all`).
 
     Raises
     ------
@@ -38,6 +38,7 @@ def build_model(model: Any, seed: int) -> nn.Module:
         built = model()
         if not isinstance(built, nn.Module):
             raise InputError(f"model() returned a {type(built).__name__}: it must return an nn.Module")
+        built = copied("the model", built)  # it may return one and the same each time
     if any(nn.parameter.is_lazy(p) for p in built.parameters()):
         raise InputError("the model has a lazy layer that has no size yet: run a batch through it, or write the size")
     if not any(p.requires_grad for p in built.parameters()):
@@ -56,13 +57,15 @@ def packed(what: str, network: nn.Module, *others: nn.Module) -> bytes:
     Raises
     ------
     InputError
-        When it has something that cannot be carried along, named as `what`.
+        When it has something that cannot be carried along, named as `what`, or two tensors over one memory.
     """
     kept = [each for one in (network, *others) for each in _keep_values(one)]
     stream = io.BytesIO()
     try:
         HookPickler(stream).dump((network, others))
         return stream.getvalue()
+    except InputError:
+        raise
     except Exception as error:
         if any(parametrize.is_parametrized(module) for module in network.modules()):
             raise InputError(
@@ -142,7 +145,7 @@ def build_optimizer(task: Task, parameters: Sequence[Tensor], names: Sequence[st
             "others, but what is trained is a copy of the model: use what is given, optimizer = lambda parameters: "
             "...; to go by names, write named = lambda pairs: ... in its place"
         )
-    return built
+    return _of_its_own(built)
 
 
 def _make(task: Task, parameters: list[Tensor], names: Sequence[str]) -> Any:
@@ -173,7 +176,23 @@ def remade(optimizer: torch.optim.Optimizer, groups: Sequence[Sequence[Tensor]])
     built = kind([{"params": list(tensors)} for tensors in groups], **settings)
     for group, known in zip(built.param_groups, kept, strict=True):
         group.update(known)  # AdamW has some that its constructor does not take
-    return built
+    return _of_its_own(built)
+
+
+def _of_its_own(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """Settings that are tensors become its own: a scheduler writes into them, and a function may give one to many."""
+    made: dict[int, Tensor] = {}
+
+    def own(value: Any) -> Any:
+        if isinstance(value, tuple):  # betas
+            return tuple(own(each) for each in value)
+        if not isinstance(value, Tensor):
+            return value
+        return made.setdefault(id(value), value.detach().clone())
+
+    for group in optimizer.param_groups:
+        group.update({name: own(value) for name, value in group.items() if name not in ("params", "param_names")})
+    return optimizer
 
 
 def trained(network: nn.Module) -> list[Named]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import cloudpickle
 
 from ..errors import InputError
+from .sharing import refuse_shared_memory
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -29,10 +30,24 @@ ON_OPTIMIZERS = tuple(
 
 
 class HookPickler(cloudpickle.Pickler):
-    """cloudpickle, with the hooks of leaf tensors and of optimizers."""
+    """cloudpickle, with the hooks of leaf tensors and of optimizers.
+
+    Raises
+    ------
+    InputError
+        When a network has two tensors over one memory: they would come apart.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._seen: set[Any] = set()
+        """Modules of the networks that were looked at."""
 
     def reducer_override(self, obj: Any) -> Any:
         torch = sys.modules.get("torch")
+        if torch is not None and isinstance(obj, torch.nn.Module) and obj not in self._seen:
+            self._seen.update(obj.modules())
+            refuse_shared_memory(obj)
         if torch is not None and isinstance(obj, torch.Tensor) and obj.is_leaf and is_hooked(obj):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # that a tensor's hooks do not come along: they do

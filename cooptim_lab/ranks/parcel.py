@@ -57,7 +57,7 @@ class Sender:
         Raises
         ------
         InputError
-            When it cannot be pickled, or memory is short.
+            When it cannot be pickled, comes apart (`sharing`), or memory is short.
         """
         buffers: list[memoryview] = []
 
@@ -71,6 +71,8 @@ class Sender:
         stream = io.BytesIO()
         try:
             _Pickler(stream, protocol=5, buffer_callback=keep_inside).dump(value)
+        except InputError:
+            raise
         except Exception as error:  # pickling runs the user's own code
             raise InputError(f"this cannot be sent to the ranks: {type(error).__name__}: {error}") from error
         if not buffers:
@@ -154,6 +156,8 @@ def dumps(value: Any) -> bytes:
     stream = io.BytesIO()
     try:
         _Pickler(stream, protocol=5).dump(value)
+    except InputError:
+        raise
     except Exception as error:  # pickling runs the user's own code
         raise InputError(f"this cannot be kept: {type(error).__name__}: {error}") from error
     return stream.getvalue()

@@ -85,9 +85,6 @@ class Updater:
                 asked = self.optimizer = rules.make(list(named.values()), list(named))
             else:
                 self.optimizer = remade(asked, [[named[name] for name in group] for group in groups])
-        for group in self.optimizer.param_groups:
-            if isinstance(group.get("lr"), Tensor):
-                group["lr"] = group["lr"].clone()  # a scheduler writes into it
         self._schedule = None if rules.schedule is None else _Schedule(rules.schedule, asked, self.optimizer, done)
         if has_modes(self.optimizer):
             self.optimizer.train()  # type: ignore[attr-defined]
