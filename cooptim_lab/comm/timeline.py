@@ -166,22 +166,23 @@ def gather(comm: Any, array: np.ndarray) -> np.ndarray | None:
 def agree_on_time(comm: Any) -> float:
     """By how much this rank's clock is ahead of rank 0's, in seconds; 0 where that cannot be told from a message's way.
 
-    Collective. Of several round trips the shortest says most: Cristian, "Probabilistic clock synchronization",
-    Distributed Computing 3, 1989.
+    Collective; waits as `complete` does, as a rank may have failed before it comes here. Of several round trips the
+    shortest says most: Cristian, "Probabilistic clock synchronization", Distributed Computing 3, 1989.
     """
-    rank = comm.Get_rank()
-    if rank == 0:
+    said = np.empty(1)
+    if comm.Get_rank() == 0:
         for other in range(1, comm.Get_size()):
             for _ in range(ROUND_TRIPS):
-                comm.recv(source=other)
-                comm.send(time.perf_counter(), dest=other)
+                complete(comm.Irecv(said, source=other), said)
+                said[0] = time.perf_counter()
+                complete(comm.Isend(said, dest=other), said)
         return 0.0
     best, offset = float("inf"), 0.0
     for _ in range(ROUND_TRIPS):
         before = time.perf_counter()
-        comm.send(None, dest=0)
-        theirs = comm.recv(source=0)
+        complete(comm.Isend(said, dest=0), said)
+        complete(comm.Irecv(said, source=0), said)
         after = time.perf_counter()
         if after - before < best:
-            best, offset = after - before, (before + after) / 2 - theirs
+            best, offset = after - before, (before + after) / 2 - float(said[0])
     return offset if abs(offset) > best / 2 else 0.0

@@ -93,8 +93,8 @@ def as_tensor(name: str, part: Any) -> Tensor:
     return torch.from_numpy(np.array(numbers, dtype=numbers.dtype.newbyteorder("="), order="C"))
 
 
-def check_finite(x: Tensor) -> None:
-    """Refuse values that no training survives.
+def check_finite(x: Tensor, name: str = "X") -> None:
+    """Refuse values that no training survives, of X, or of y where no loss of the user's own may know what they mean.
 
     Raises
     ------
@@ -106,7 +106,7 @@ def check_finite(x: Tensor) -> None:
     pieces = x.split(max(1, PIECE // (x[0].numel() * x.element_size())))
     bad = sum(int((~torch.isfinite(piece)).sum()) for piece in pieces)
     if bad:
-        raise InputError(f"X has {bad} values that are not finite: clean or fill them first")
+        raise InputError(f"{name} has {bad} values that are not finite: clean or fill them first")
 
 
 def whole_labels(y: Tensor | np.ndarray) -> np.ndarray | None:

@@ -98,6 +98,8 @@ def prepare(task: Task, batch: int = BATCH, parts: int = 1) -> Prepared:
     x = x.to(form.of_x(x.is_floating_point()))
     check_finite(x)
     y = y.to(form.of_y(y.is_floating_point()))
+    if task.loss is None:
+        check_finite(y, "y")
     rows, held = draw_held_out(len(x), task.held_out, task.seed)
     parted = (x[rows], y[rows], x[held], y[held])
     examined = _examine(task, build_model(task.model, seed=0), *parted, batch, parts, "the model")

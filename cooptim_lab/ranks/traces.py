@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 
 SHARED = "/dev/shm/"
-SEGMENTS = ("mpich_shm", "sm_segment", "ucx_shm_posix")
+SEGMENTS = ("mpich_shm", "mpich_shar_tmp", "sm_segment", "ucx_shm_posix")  # the second: of windows
 TOPOLOGY = "/tmp/hydra_hwloc_xmlfile_"
 IN_CREATE = 0x100  # <sys/inotify.h>
 EVENT = struct.Struct("iIII")  # watch, mask, cookie, length of the name that follows

@@ -42,8 +42,10 @@ def fill(model: nn.Module, state: State) -> None:
 
 def mean_of(states: Sequence[State], name: str) -> Tensor:
     """Of one tensor, in double precision; rounded where it holds whole numbers (BatchNorm's count of batches)."""
-    mean = torch.stack([state[name].double() for state in states]).mean(0)
-    return mean if states[0][name].is_floating_point() else mean.round()
+    first = states[0][name]
+    wide = torch.complex128 if first.is_complex() else torch.float64
+    mean = torch.stack([state[name].to(wide) for state in states]).mean(0)
+    return mean if first.is_floating_point() or first.is_complex() else mean.round()
 
 
 def pack(states: Iterable[State]) -> dict[torch.dtype, np.ndarray]:

@@ -274,6 +274,7 @@ BAD = {
     "objects": ({"data": (np.array([object()] * ROWS), Y)}, ("X holds object", "numbers")),
     "rows of unequal length": ({"data": ([[1.0, 2.0], [3.0]], [0, 1])}, ("X",)),
     "not finite": ({"data": (NAN, Y)}, ("X has 2 values", "not finite")),
+    "y not finite": ({"model": nn.Linear(2, 1), "data": (X, NAN[:, :1])}, ("y has", "not finite")),
     "too narrow rows": ({"data": (X[:, :1], Y)}, ("cannot take a batch of shape (4, 1)",)),
     "a model that raises": ({"model": Returns(fail)}, ("cannot take a batch", "RuntimeError: first line")),
     "a model that returns a tuple": ({"model": Returns(lambda out: (out, out))}, ("returns a tuple", "one tensor")),
@@ -348,3 +349,13 @@ def test_scoring_is_in_evaluation_mode_and_gives_the_mode_back():
     prepared, model = prepare(task()), nn.Sequential(nn.Dropout(0.5), nn.Linear(2, 3)).train()
     assert torch.equal(prepared.outputs(model), prepared.outputs(model))
     assert model.training
+
+
+def test_a_loss_of_ones_own_may_know_what_is_missing():
+    def seen_only(out, y):
+        seen = ~y.isnan()
+        return (out[seen] - y[seen]).square().mean()
+
+    y = X[:, :1].copy()
+    y[-1] = np.nan
+    prepare(Task(model=nn.Linear(2, 1), data=(X, y), loss=seen_only))

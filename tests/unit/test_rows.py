@@ -168,6 +168,7 @@ BAD = {
     "string labels": ((X, np.array(["a", "b"] * 20)), ("y holds", "<U1", "numbers")),
     "rows of unequal length": (([[1.0, 2.0], [3.0]], [0, 1]), ("X", "different lengths")),
     "not finite": ((NAN, Y), ("X has 2 values", "not finite")),
+    "y not finite": ((X, NAN[:, :1]), ("y has 1 values", "not finite")),
     "a function that gives too much": (lambda: (X, Y, Y), ("3 parts", "(X, y)")),
     "a Dataset that is not finite": (pairs(NAN), ("X has 2 values", "not finite")),
     "a Dataset of unlike rows": (Pairs([(X[0], 0), (X[0, :1], 1)]), ("X", "Dataset", "stacked")),

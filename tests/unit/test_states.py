@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from cooptim_lab.subnets.states import fill, pack, state_of, unpack
+from cooptim_lab.subnets.states import fill, mean_of, pack, state_of, unpack
 
 
 def networks():
@@ -64,3 +64,16 @@ def test_a_network_is_filled_with_copies():
 def test_breakage_networks_of_other_shapes_are_not_filled():
     with pytest.raises(RuntimeError, match="split"):
         unpack(pack([state_of(nn.Linear(7, 3))]), [state_of(nn.Linear(7, 4))])
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "mean"),
+    [
+        (torch.tensor([1 + 2j, 3j]), torch.tensor([3 - 4j, 1j]), torch.tensor([2 - 1j, 2j], dtype=torch.complex128)),
+        (torch.tensor([1.0]), torch.tensor([2.0]), torch.tensor([1.5], dtype=torch.float64)),
+        (torch.tensor([1]), torch.tensor([4]), torch.tensor([2.0], dtype=torch.float64)),
+    ],
+    ids=["complex", "float", "whole"],
+)
+def test_a_mean_keeps_what_its_numbers_are(one, other, mean):
+    assert torch.equal(mean_of([{"a": one}, {"a": other}], "a"), mean)

@@ -9,7 +9,7 @@ from typing import Any
 from IPython.display import display
 
 from cooptim_lab import ways
-from cooptim_lab.errors import PoolError
+from cooptim_lab.errors import InputError, PoolError
 from cooptim_lab.ranks.shared import shared_pool
 from cooptim_lab.task import NAMES, Task
 
@@ -28,7 +28,13 @@ def define_task(session: Session, arguments: argparse.Namespace, cell: str | Non
     A task that no way could train is refused here, and does not become the current one.
     """
     task = session.current_task if cell is None else task_from_body(session.shell, cell)
-    seen = look_at(task)
+    try:
+        seen = look_at(task)
+    except InputError as error:
+        if cell is None:
+            raise
+        kept = f"the task defined before, {session.task.name}," if session.task else "the built-in digits"
+        raise InputError(f"{error}; until one fits, {kept} is what commands train") from None
     if cell is not None:
         session.task = task
     print(describe_task(task))
