@@ -39,14 +39,15 @@ def train_baseline(context: Context, task: Task, spec: Baseline) -> Result:
     steps = spec.epochs * math.ceil(len(prepared.x) / spec.batch)
 
     def build(*, is_trial: bool = False) -> tuple[nn.Module, torch.optim.Optimizer, Step[Tensor]]:
-        model = prepared.model(spec.seed)
+        given = prepared.for_trial() if is_trial else prepared
+        model = given.model(spec.seed)
         if spec.parameters:
             model = shrink(task, prepared.x[:2], spec.parameters, spec.seed)
         named = trained(model)
-        optimizer = prepared.optimizer([p for _, p in named], [name for name, _ in named])
+        optimizer = given.optimizer([p for _, p in named], [name for name, _ in named])
         enter_training(optimizer)
-        scheduler = make_scheduler(task, optimizer, steps, is_trial=is_trial)
-        loss, x, y = prepared.loss_function, prepared.x, prepared.y
+        scheduler = make_scheduler(given.task, optimizer, steps, is_trial=is_trial)
+        loss, x, y = given.loss_function, given.x, given.y
         step = plain_step(model, optimizer, loss, x, y, clipped=task.clip, scheduler=scheduler)
         return model, optimizer, step
 

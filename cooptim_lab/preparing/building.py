@@ -6,6 +6,7 @@ import inspect
 import io
 import pickle
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,6 +20,8 @@ from .hooks import HookPickler, own_steps
 from .modes import put
 from .seeds import seed_all
 
+FUNCTIONS = ("loss", "optimizer", "named", "scheduler")
+"""Of a task, what may remember how often it was called."""
 Named = tuple[str, Tensor]
 """A parameter and its name."""
 
@@ -107,6 +110,32 @@ def copied(what: str, network: nn.Module) -> nn.Module:
         When it has something that cannot be carried along, named as `what`.
     """
     return unpacked(packed(what, network))
+
+
+def on_trial(task: Task) -> Task:
+    """The task with copies of its functions, as they are now: what calls these uses nothing up of what trains.
+
+    A loss may count its calls, and share what it counts with a scheduler: they are copied together. The class and
+    settings of a ready-made optimizer are all that is taken of it, and a metric is called by nothing that is tried.
+
+    Raises
+    ------
+    InputError
+        When one of them cannot be copied.
+    """
+    is_made = isinstance(task.optimizer, torch.optim.Optimizer)
+    names = [name for name in FUNCTIONS if name != "optimizer" or not is_made]
+    stream = io.BytesIO()
+    try:
+        HookPickler(stream).dump([getattr(task, name) for name in names])
+        return replace(task, **dict(zip(names, pickle.loads(stream.getvalue()), strict=True)))
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"loss, optimizer or scheduler cannot be copied ({first_line(error)}), and steps are tried with copies: "
+            "leave out what is no data (a lock, a file, a generator)"
+        ) from error
 
 
 def build_optimizer(task: Task, parameters: Sequence[Tensor], names: Sequence[str] = ()) -> torch.optim.Optimizer:

@@ -6,7 +6,7 @@ Everything about a task that can only be checked with torch is checked here, bef
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from ..data.forms import find_form
 from ..data.holding import draw_held_out
 from ..data.values import as_tensor, check_finite, open_data, read_items
 from ..task import Task
-from .building import build_model, build_optimizer, copied
+from .building import build_model, build_optimizer, copied, on_trial
 from .examination import Examined, examine
 from .examination.fit import see_outputs
 from .examination.sizes import smallest_batch
@@ -46,6 +46,10 @@ class Prepared:
         """Whether outputs say classes, along their second axis."""
         return self.examined.meaning.kind == CLASSES and self.examined.meaning.axis == 1
 
+    def for_trial(self) -> Prepared:
+        """The same with functions of its own (see `on_trial`), for steps that do not count."""
+        return replace(self, task=on_trial(self.task))
+
     def model(self, seed: int) -> nn.Module:
         """The network before training (see `Task.model` for what the seed decides)."""
         return build_model(self.task.model, seed)
@@ -66,7 +70,7 @@ class Prepared:
 
     def score(self, outputs: Tensor) -> Score:
         """Loss and metric of outputs on the held-out rows."""
-        return score(self.task, self.examined.meaning, outputs, self.held_y)
+        return score(on_trial(self.task), self.examined.meaning, outputs, self.held_y)
 
     def check(self, network: nn.Module, what: str, batch: int, parts: int = 1) -> Examined:
         """Examine a network of the task's own that is trained in place of the model (see `prepare`)."""

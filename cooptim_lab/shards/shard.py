@@ -17,7 +17,7 @@ from ..comm.objects import agreed, allgather, bcast
 from ..data.holding import hold_out
 from ..data.rows import Rows, keep, open_rows, what_draws
 from ..errors import InputError
-from ..preparing.building import build_model, packed, unpacked
+from ..preparing.building import build_model, on_trial, packed, unpacked
 from ..preparing.examination import Examined, examine, undisturbed
 from ..preparing.examination.apart import ROWS, Apart, see_apart
 from ..preparing.examination.learning import refuse_modes, refuse_what_lies_flat
@@ -95,11 +95,11 @@ def open_shard(context: Context, task: Task, spec: Sharded) -> Shard:
     learned = replace(first.learned, at_times=tuple(sorted(set[str]().union(*unused))))
     lines = (*shard.examined.findings, *first.findings)
     normalises = bcast(comm, normalising(_is_normalised(shard), spec, context.size))
-    apart = _see_apart(context, shard)
+    differs = _see_apart(context, task, shard)
     shard.held.meaning, shard.held.reduction = first.meaning, first.reduction
-    shard.held.is_scored_together = apart.is_scored_together
+    shard.held.is_scored_together = differs.is_scored_together
     examined = replace(first, learned=learned, findings=lines)
-    return replace(shard, examined=examined, normalises=normalises, apart=apart)
+    return replace(shard, examined=examined, normalises=normalises, apart=differs)
 
 
 def _build(task: Task, spec: Sharded) -> bytes:
@@ -141,11 +141,13 @@ def _examine(context: Context, task: Task, shard: Shard, labels: Tensor) -> Exam
     return examined
 
 
-def _see_apart(context: Context, shard: Shard) -> Apart:
+def _see_apart(context: Context, task: Task, shard: Shard) -> Apart:
     """What any rank sees to be another for parts of a batch, by its own rows. Collective."""
     model = put(unpacked(shard.network), training=True)
     with undisturbed(), torch.enable_grad():
-        found = see_apart(model, shard.loss, *shard.rows.take(torch.arange(min(ROWS, len(shard.rows)))))
+        found = see_apart(
+            model, on_trial(task).loss or shard.loss, *shard.rows.take(torch.arange(min(ROWS, len(shard.rows))))
+        )
     every = allgather(context.comm, found)
     names = dict.fromkeys(name for each in every for name in each.training)
     return Apart(tuple(names), any(each.is_scored_together for each in every))

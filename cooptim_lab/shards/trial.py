@@ -6,12 +6,14 @@ import itertools
 import statistics
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
 from ..comm.context import Context
 from ..comm.objects import allgather, barrier, bcast
 from ..comm.timeline import Timeline
+from ..preparing.building import on_trial
 from ..runs.events import Note
 from ..task import Task
 from ..training.reporting import WARM_UP_STEPS
@@ -29,6 +31,8 @@ TRIALS, WORTH = 7, 0.9
 
 def warm_up(context: Context, task: Task, shard: Shard) -> int:
     """A few steps that do not count; of `allreduce`, how many buckets are fastest (else 1). Collective."""
+    task = on_trial(task)
+    shard = replace(shard, loss=task.loss or shard.loss)
     with torch.random.fork_rng():
         step = build_step(context, task, shard, Timeline(context.comm), is_trial=True)
         parts = shard.batches(0)[:WARM_UP_STEPS]

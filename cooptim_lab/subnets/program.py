@@ -255,7 +255,7 @@ class _Work:
         """Before the clock, whether there is anything to be gained."""
         if self.spec.joins:
             parts, rows = self._train(self.division.make(self.mine)), self.epoch_batches(0)[0]
-            self.outlook = foresee(self.context, self.prepared, self.spec, self.division, parts, rows)
+            self.outlook = foresee(self.context, self.prepared.for_trial(), self.spec, self.division, parts, rows)
             if self.outlook is not None and self.outlook.why:
                 self.context.report(telling.of_no_gain(self.outlook.why))
 
@@ -278,9 +278,9 @@ class _Work:
             self._engine, self._why = bcast(self.context.comm, (engine, why))
 
     def _train(self, subnets: Sequence[nn.Module], steps: int = 0) -> Trainer:
-        is_own = self.spec.data != "all"
+        is_own, prepared = self.spec.data != "all", self.prepared if steps else self.prepared.for_trial()
         return Trainer(
-            self.prepared, subnets, self._engine, self._trial, steps=steps, is_own=is_own, device=self.device,
+            prepared, subnets, self._engine, self._trial, steps=steps, is_own=is_own, device=self.device,
             tell=self._tell_of_failure, share=self.division.share,
         )  # fmt: skip
 

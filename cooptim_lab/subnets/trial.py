@@ -41,7 +41,7 @@ def make_trial(
     """Of stacks, with a whole batch and the last of an epoch (`every` batch of it), which may be smaller."""
     rows = [every[0], every[-1]] if every[-1].shape != every[0].shape else [every[0]]
     batches = [(prepared.x[each].to(device), prepared.y[each].to(device)) for each in rows]
-    return Trial(loss_on(prepared.loss_function, device), batches, is_own=is_own)
+    return Trial(loss_on(prepared.for_trial().loss_function, device), batches, is_own=is_own)
 
 
 def see_handed_over(prepared: Prepared, subnet: nn.Module, every: Sequence[Tensor]) -> None:
@@ -101,10 +101,10 @@ def choose_engine(
         return "separate", ""
     some = list(subnets[:TRIAL_MEMBERS])
     with torch.random.fork_rng():
-        together = Trainer(prepared, subnets, "stacked", trial, is_own=rows.dim() == 2, device=device)
+        together = Trainer(prepared.for_trial(), subnets, "stacked", trial, is_own=rows.dim() == 2, device=device)
         if all(engine == "separate" for engine in together.engines):
             return "separate", "these sub-networks, or their optimizer, cannot be stacked"
-        alone = Trainer(prepared, some, "separate", trial, device=device)
+        alone = Trainer(prepared.for_trial(), some, "separate", trial, device=device)
         stacked = _step_seconds(together, rows)
         if all(engine == "separate" for engine in together.engines):
             return "separate", "a stack of these sub-networks cannot make a step that they can make alone"

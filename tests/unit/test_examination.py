@@ -547,27 +547,34 @@ def test_a_scheduler_is_stepped_and_a_norm_is_bounded():
     )
 
 
+MADE = []
+"""Of this module, whose functions are no copies where steps are tried: all schedulers, with their steps."""
+
+
+class Counting(optim.lr_scheduler.OneCycleLR):
+    """Counts the steps that it makes."""
+
+    def step(self, epoch=None):
+        super().step()
+        self.seen = getattr(self, "seen", -1) + 1  # the first is its own
+
+
+def counted(optimizer, steps):
+    MADE.append((Counting(optimizer, 0.1, total_steps=steps), steps))
+    return MADE[-1][0]
+
+
 @every_way
 @pytest.mark.parametrize("epochs", [1, 2, 4])
 def test_a_scheduler_with_a_fixed_end_is_never_stepped_beyond_it(program, spec, epochs):
     """Neither by the training nor by what is tried before it, with however many threads."""
-    made = []
-
-    class Counting(optim.lr_scheduler.OneCycleLR):
-        def step(self, epoch=None):
-            super().step()
-            self.seen = getattr(self, "seen", -1) + 1  # the first is its own
-
-    def schedule(optimizer, steps):
-        made.append((Counting(optimizer, 0.1, total_steps=steps), steps))
-        return made[-1][0]
-
+    MADE.clear()
     torch.set_num_threads(2)
-    given = Task(model=mlp(), data=(X, Y), optimizer=lambda p: optim.SGD(p, lr=0.1), scheduler=schedule)
+    given = Task(model=mlp(), data=(X, Y), optimizer=lambda p: optim.SGD(p, lr=0.1), scheduler=counted)
     result, _ = run(program, dataclasses.replace(spec, epochs=epochs, batch=200), given)
-    assert {steps for _, steps in made} == {2 * epochs} == {result.steps}
-    assert len(made) > 1
-    assert made[-1][0].seen == result.steps
+    assert {steps for _, steps in MADE} == {2 * epochs} == {result.steps}
+    assert len(MADE) > 1
+    assert MADE[-1][0].seen == result.steps
 
 
 @pytest.mark.parametrize("way", ["allreduce", "ordered", "local", "async"])

@@ -156,3 +156,46 @@ def test_tied_layers_are_trained_as_one(program, spec):
 
     task = Task(model=make(), data=(X, Y), optimizer=sgd)
     assert is_same(trained(program, spec, task), loop(task, make()))
+
+
+class Annealed(nn.Module):
+    """A loss of which a part grows with its calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, outputs, y):
+        self.calls += 1
+        return F.cross_entropy(outputs, y) + self.calls / 2000 * outputs.pow(2).mean()
+
+
+class Rising:
+    """A rate that goes by its calls."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, epoch):
+        self.calls += 1
+        return self.calls / EPOCHS
+
+
+def rising():
+    rate = Rising()
+    return {"scheduler": lambda optimizer, steps: optim.lr_scheduler.LambdaLR(optimizer, rate)}
+
+
+STATES = {"a loss that counts": lambda: {"loss": Annealed()}, "a rate that counts": rising}
+
+
+@every_way
+@pytest.mark.parametrize("make", STATES.values(), ids=STATES)
+def test_what_counts_its_calls_begins_as_it_was_handed_over(program, spec, make):
+    def task():
+        return Task(model=network(), data=(X, Y), optimizer=sgd, **make())
+
+    used = task()
+    got = trained(program, spec, task())
+    assert is_same(got, loop(used, network()))
+    assert not is_same(got, loop(used, network()))  # which has been counting

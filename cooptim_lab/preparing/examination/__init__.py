@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ...task import Task
-from ..building import copied, packed
+from ..building import copied, on_trial, packed
 from ..reduction import MEAN, Reduction, find_reduction
 from ..scoring import NOTHING, Meaning, loss_of, read_meaning
 from .alone import see_alone
@@ -69,7 +69,7 @@ def examine(
     InputError
         One line that names what does not fit.
     """
-    copy = copied(what, network)
+    copy, task = copied(what, network), on_trial(task)
     loss, shapes = loss_of(task, y), shapes_of(copy)
     with undisturbed(), torch.enable_grad():
         before = _others()
