@@ -149,9 +149,9 @@ def build_optimizer(task: Task, parameters: Sequence[Tensor], names: Sequence[st
     Raises
     ------
     InputError
-        When a ready-made optimizer treats groups of parameters differently, or has hooks, which may reach what it was
-        made for: neither can be carried over. When it cannot be made, is none, wants to compute the loss itself, or
-        trains something else than it was given.
+        When a ready-made optimizer treats groups of parameters differently, has hooks, which may reach what it was made
+        for, or remembers steps: none of it can be carried over. When it cannot be made, is none, wants to compute the
+        loss itself, or trains something else than it was given.
     """
     given = list(parameters)
     try:
@@ -193,7 +193,20 @@ def _make(task: Task, parameters: list[Tensor], names: Sequence[str]) -> Any:
             "optimizer is ready-made and has hooks, or a step, of its own, but what trains is another of its settings: "
             "give a function that makes it and registers them, optimizer = lambda parameters: ..."
         )
+    if _has_memory(task.optimizer):
+        raise InputError(
+            "optimizer is ready-made and has taken steps, but what trains is another of its settings, which would not "
+            "know what it remembers of them: give a new one, or a function, optimizer = lambda parameters: ..."
+        )
     return remade(task.optimizer, [parameters])
+
+
+def _has_memory(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether it remembers steps. Adagrad has its sums before the first; momentum has no count of steps."""
+    return any(
+        state.get("step", 1) > 0 and any(value is not None for value in state.values())
+        for state in optimizer.state.values()
+    )
 
 
 def remade(optimizer: torch.optim.Optimizer, groups: Sequence[Sequence[Tensor]]) -> torch.optim.Optimizer:

@@ -7,9 +7,9 @@ import torch
 from torch import nn, optim
 from torch.nn import functional as F
 
-from cooptim_lab import Task
+from cooptim_lab import InputError, Task
 from cooptim_lab.comm.context import Context
-from cooptim_lab.preparing.building import copied
+from cooptim_lab.preparing.building import build_optimizer, copied
 from cooptim_lab.preparing.prepare import prepare
 from cooptim_lab.programs import train_baseline, train_sharded
 from cooptim_lab.ranks.parcel import Sender, dumps
@@ -199,3 +199,27 @@ def test_what_counts_its_calls_begins_as_it_was_handed_over(program, spec, make)
     got = trained(program, spec, task())
     assert is_same(got, loop(used, network()))
     assert not is_same(got, loop(used, network()))  # which has been counting
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "remembers"),
+    [
+        (optim.Adam, {}, True),
+        (optim.Adagrad, {}, True),
+        (optim.SGD, {"momentum": 0.9}, True),
+        (optim.SGD, {}, False),
+    ],
+    ids=["Adam", "Adagrad", "momentum", "plain SGD"],
+)
+def test_what_a_ready_made_optimizer_remembers_is_not_dropped_without_a_word(kind, settings, remembers):
+    model = nn.Linear(2, 2)
+    optimizer = kind(model.parameters(), lr=0.1, **settings)
+    task = Task(model=model, data=(torch.randn(20, 2), torch.arange(20) % 2), optimizer=optimizer)
+    assert isinstance(build_optimizer(task, list(model.parameters())), kind)
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    if not remembers:
+        assert isinstance(build_optimizer(task, list(model.parameters())), kind)
+        return
+    with pytest.raises(InputError, match="has taken steps"):
+        build_optimizer(task, list(model.parameters()))
