@@ -83,8 +83,9 @@ class Worlds:
         except self._mpi.Exception as error:
             return f"so many communicators that MPI makes no other ({error.Get_error_string()})"
         world, self._now = self._now, None
-        if world is None:  # it never came to that; MPI may still write to what was taken
-            self._kept.append(taken)
+        if world is None:  # it never came to that
+            if taken is not None:
+                self._kept.append(taken)  # MPI may still write to it
             return ""
         if not is_clean:
             self._kept.append(world)

@@ -32,13 +32,13 @@ class TestBody:
     def test_one_that_does_not_fit_is_refused_and_not_the_current_one(self, notebook):
         message = notebook.refuse(f"%%cooptim task\n{LINES}data = np.zeros((40, 5)), np.arange(40) % 2")
         assert "cannot take a batch of shape (4, 5)" in message
-        assert "until one fits, the built-in digits is what commands train" in message
+        assert "until one fits, commands train the built-in digits" in message
         assert session(notebook.shell).task is None
 
     def test_one_that_is_refused_leaves_the_one_before_and_says_so(self, notebook):
         notebook.run(f"%%cooptim task\n{LINES}{DATA}name = 'mine'")
         message = notebook.refuse(f"%%cooptim task\n{LINES}data = np.zeros((40, 5)), np.arange(40) % 2")
-        assert "until one fits, the task defined before, mine, is what commands train" in message
+        assert "until one fits, commands train the task defined before, mine" in message
         assert session(notebook.shell).task.name == "mine"
 
     def test_its_names_are_the_notebooks(self, notebook):

@@ -33,8 +33,8 @@ def define_task(session: Session, arguments: argparse.Namespace, cell: str | Non
     except InputError as error:
         if cell is None:
             raise
-        kept = f"the task defined before, {session.task.name}," if session.task else "the built-in digits"
-        raise InputError(f"{error}; until one fits, {kept} is what commands train") from None
+        kept = f"the task defined before, {session.task.name}" if session.task else "the built-in digits"
+        raise InputError(f"{error}; until one fits, commands train {kept}") from None
     if cell is not None:
         session.task = task
     print(describe_task(task))
