@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from .comm.context import Context
-from .preparing.building import trained
-from .preparing.modes import enter_training, leave_training
-from .preparing.prepare import prepare
+from .preparing.building import count_parameters, trained
+from .preparing.modes import enter_training, evaluating, leave_training
+from .preparing.prepare import Prepared, prepare
 from .preparing.seeds import seed_all
 from .runs.result import Result
 from .shards.program import train_sharded
@@ -33,39 +33,27 @@ TRAINING = "training loss"
 
 
 def train_baseline(context: Context, task: Task, spec: Baseline) -> Result:
-    """The network as it is, in one process."""
+    """The network as it is, or as its plan has it, in one process."""
+    plan = spec.plan
     prepared = prepare(task, spec.batch)
     tell_findings(context, prepared.findings)
-    steps = spec.epochs * math.ceil(len(prepared.x) / spec.batch)
-
-    def build(*, is_trial: bool = False) -> tuple[nn.Module, torch.optim.Optimizer, Step[Tensor]]:
-        given = prepared.for_trial() if is_trial else prepared
-        model = given.model(spec.seed)
-        if spec.parameters:
-            model = shrink(task, prepared.x[:2], spec.parameters, spec.seed)
-        named = trained(model)
-        optimizer = given.optimizer([p for _, p in named], [name for name, _ in named])
-        enter_training(optimizer)
-        scheduler = make_scheduler(given.task, optimizer, steps, is_trial=is_trial)
-        loss, x, y = given.loss_function, given.x, given.y
-        step = plain_step(model, optimizer, loss, x, y, clipped=task.clip, scheduler=scheduler)
-        return model, optimizer, step
 
     def epoch_batches(epoch: int) -> Sequence[Tensor]:
         return batches(len(prepared.x), spec.batch, spec.seed, epoch)
 
     def tryout() -> Step[Tensor]:
-        return build(is_trial=True)[2]
+        return build(prepared, spec, is_trial=True)[2]
 
-    tried = try_threads(tryout, epoch_batches, torch.get_num_threads())
+    tried = () if plan else try_threads(tryout, epoch_batches, torch.get_num_threads())
     warm_up(tryout, epoch_batches)
-    model, optimizer, step = build()
+    model, optimizer, step = build(prepared, spec)
     seed_all(spec.seed)
     recorder, clock = make_recorder(context, [TRAINING], len(prepared.x), spec), Clock()
 
     def end_epoch(epoch: int) -> bool:
-        record_score(recorder, epoch, prepared.score(prepared.outputs(model, optimizer)))
-        return context.stopping()
+        with evaluating(model, optimizer):
+            record_score(recorder, epoch, prepared.score(prepared.outputs(plan.give_back(model))))
+        return context.stopping() or recorder.has_reached
 
     clock.start()
     finished = fit(
@@ -73,8 +61,41 @@ def train_baseline(context: Context, task: Task, spec: Baseline) -> Result:
     )
     seconds = clock.stop()
     leave_training(optimizer)
-    score = prepared.score(prepared.outputs(model))
-    return make_result(context, task, spec, model, score, seconds, recorder.steps, finished, tried=tried)
+    network = plan.give_back(model)
+    score = prepared.score(prepared.outputs(network))
+    return make_result(
+        context, task, spec, network, score, seconds, recorder.steps, finished, tried=tried, path=recorder.path
+    )
+
+
+def build(
+    prepared: Prepared, spec: Baseline, *, is_trial: bool = False
+) -> tuple[nn.Module, torch.optim.Optimizer, Step[Tensor]]:
+    """The network that trains in one process, what steps it, and a step; of a trial, all of its own.
+
+    The task of `prepared` is as the plan has it (`Plan.of_task`).
+    """
+    plan, given = spec.plan, prepared.for_trial() if is_trial else prepared
+    task, steps = given.task, spec.epochs * math.ceil(len(given.x) / spec.batch)
+    model = given.model(spec.seed)
+    if parameters := spec.parameters or round(spec.narrow * count_parameters(model)):
+        model = shrink(task, given.x[:2], parameters, spec.seed)
+    model = plan.of_network(model)
+    named = trained(model)
+    optimizer = given.optimizer([p for _, p in named], [name for name, _ in named])
+    enter_training(optimizer)
+    scheduler = make_scheduler(task, optimizer, steps, is_trial=is_trial)
+    step = plain_step(
+        model,
+        optimizer,
+        given.loss_function,
+        plan.of_rows(given.x),
+        given.y,
+        clipped=task.clip,
+        scheduler=scheduler,
+        around_forward=plan.forward if plan.has_forward else None,
+    )
+    return model, optimizer, step
 
 
 PROGRAMS: dict[type[Spec], Callable[..., Result | None]] = {

@@ -30,7 +30,7 @@ from .runs.result import WAITS_MUCH, Result, ready_waiting, slow_by_threads
 from .runs.run import Run
 from .shards.keeping import Keeping
 from .task import Task
-from .training.spec import Baseline, Sharded, Spec, Subnets, make_spec
+from .training.spec import Baseline, Sharded, Spec, Subnets, make_spec, under_plan
 
 R = TypeVar("R")
 
@@ -195,7 +195,9 @@ def launch(task: Task | None, spec: Spec, *, pool: RankPool | None = None, recor
     task = task or digits()
     if not isinstance(task, Task):
         raise InputError(f"task is a {type(task).__name__}: give Task(model=..., data=...)")
-    run: Run[Result] = Run(spec.way, spec.options(), title=f"{TITLES[spec.way]}: {task.name}")
+    spec = under_plan(spec)
+    title = f"{TITLES[spec.way]}, {spec.obeyed}" if spec.obeyed else TITLES[spec.way]
+    run: Run[Result] = Run(spec.way, spec.options(), title=f"{title}: {task.name}")
     if record:
         store.keep(run)
     run.post(Started(way=spec.way, options=spec.options(), workers=spec.workers))
@@ -266,7 +268,8 @@ def run_program(context: Context, task: Task, spec: Spec, **more: Any) -> tuple[
     from .programs import PROGRAMS
 
     watch = Watch()
-    result = PROGRAMS[type(spec)](context, task, spec, **more)
+    with spec.obeyed.around():
+        result = PROGRAMS[type(spec)](context, spec.obeyed.of_task(task), spec, **more)
     return result, watch.told()
 
 

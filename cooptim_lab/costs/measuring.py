@@ -16,12 +16,12 @@ import torch
 
 from ..comm.context import Context
 from ..hardware.ceilings import Ceiling
+from ..levers.hardware import with_threads
 from ..preparing.building import trained
 from ..preparing.prepare import prepare
 from ..preparing.seeds import seed_all
 from ..runs.events import Event, Gauged, Progress
 from ..task import Task
-from ..training.threads import with_threads
 from .calibration import measure_link
 from .counting import count_step, time_layers
 from .gauges import Action, Gauge, Refused, gauges

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from .arithmetic import as_given
+
 
 def put(network: nn.Module, *, training: bool) -> nn.Module:
     """The network in that mode. A `train` of the user's own may return nothing, and keep some layers as they are."""
@@ -17,7 +19,9 @@ def put(network: nn.Module, *, training: bool) -> nn.Module:
 
 @contextmanager
 def evaluating(network: nn.Module, optimizer: Any = None) -> Iterator[None]:
-    """While it lasts, evaluation mode; afterwards every module is in the mode that it was in, frozen ones too.
+    """While it lasts, evaluation mode, and arithmetic as the user has it.
+
+    Afterwards every module is in the mode that it was in, frozen ones too.
 
     An optimizer with modes of its own (schedule-free ones hold other weights while they train) changes its too.
     """
@@ -26,7 +30,8 @@ def evaluating(network: nn.Module, optimizer: Any = None) -> Iterator[None]:
     if has_modes(optimizer):
         optimizer.eval()
     try:
-        yield
+        with as_given():
+            yield
     finally:
         for module, mode in modes:
             module.training = mode

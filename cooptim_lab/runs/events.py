@@ -114,6 +114,13 @@ class Beside(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Raced(Event):
+    """What is known of a plan by now: `row` is a `codesign.race.Standing` as a JSON object."""
+
+    row: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Calibrated(Event):
     """What the links of a pool were found to carry (see `costs.links.Calibration`)."""
 

@@ -68,6 +68,8 @@ class Result:
     tried: tuple[tuple[int, float], ...] = ()
     """Of the network as it is, before the clock: (threads, seconds a step), its own number of threads first; empty
     where none was tried."""
+    path: tuple[tuple[int, float, float, float], ...] = ()
+    """Of every epoch its number, the seconds of training until its end, held-out loss and metric then."""
     network_bytes: bytes = field(repr=False)
     """The network, and the subnets it was fused from (or none), pickled together: what they share is kept once."""
 
@@ -101,6 +103,7 @@ class Result:
             "breakdown": list(self.breakdown),
             "ran": list(self.ran),
             "tried": [list(pair) for pair in self.tried],
+            "path": [list(point) for point in self.path],
         }
 
 

@@ -120,7 +120,10 @@ class _Training:
             if score is not None:
                 record_score(self.recorder, epoch, score)
             # A rank whose way does not meet at every step may have heard of the wish alone.
-            agreed = any(allgather(self.context.comm, self._agreed_to_stop or self._wishes_to_stop()))
+            ends = self._agreed_to_stop or self._wishes_to_stop()
+            told = allgather(self.context.comm, (ends, self.recorder.has_reached))
+            self.recorder.has_reached = any(reached for _, reached in told)
+            agreed = self.recorder.has_reached or any(wishes for wishes, _ in told)
             barrier(self.context.comm)  # one that slept, waiting for rank 0's score, is awake when the clock goes on
             return agreed
 
@@ -141,5 +144,6 @@ class _Training:
             engine += f", {self.aggregator.buckets} buckets"
         return make_result(
             context, self.task, spec, network, score, seconds, self.recorder.steps, finished,
-            engine=engine, breakdown=breakdown(self.timeline, hosts), staleness=self.aggregator.staleness
+            engine=engine, breakdown=breakdown(self.timeline, hosts), staleness=self.aggregator.staleness,
+            path=self.recorder.path,
         )  # fmt: skip

@@ -17,13 +17,14 @@ from ..costs import known
 from ..errors import InputError, LabError, RankFailure, RunStopped
 from ..hardware import allowed_cpus
 from ..hardware.ceilings import Ceiling, Ceilings, changes, fingerprint, latest
+from ..options import option
 from ..ranks.job import give_values
 from ..ranks.pool import RankPool
 from ..runs import store
 from ..runs.events import Counted, Event, Gauged, Note, Phase, Progress
 from ..runs.run import Run
 from ..task import Task
-from ..training.spec import Spec, make_spec, option
+from ..training.spec import Spec, make_spec
 from .quiet import Surroundings, disturbs, throttled
 from .rounds import run_tell_pid
 from .study import Study

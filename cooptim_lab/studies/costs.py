@@ -14,12 +14,13 @@ from ..comm.context import Context
 from ..costs.formulas import LEAST, WAYS, CostRow, crossing, exchange_seconds, spread, step_seconds
 from ..costs.links import Calibration, Compute
 from ..errors import InputError
+from ..options import option
 from ..ranks.job import give_values
 from ..ranks.pool import RankPool
 from ..runs.events import Calibrated, Costed, Event, Note, Phase, Points, Progress
 from ..runs.run import Run
 from ..task import Task
-from ..training.spec import Spec, make_spec, option
+from ..training.spec import Spec, make_spec
 from .study import Study
 
 LINES = (*WAYS, "ring")

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+from ..options import option
 from ..ranks.pool import RankPool
 from ..runs.result import Result
 from ..runs.run import Run
 from ..task import Task
-from ..training.spec import Baseline, Spec, Subnets, make_spec, option
+from ..training.spec import Baseline, Spec, Subnets, make_spec
 from ..ways import TITLES, count
 from .rounds import Later, Rounds, derive, start_rounds
 from .rows import Row, verdict

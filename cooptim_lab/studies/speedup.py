@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ..errors import InputError
+from ..options import option
 from ..ranks.pool import RankPool
 from ..runs.run import Run
 from ..task import Task
-from ..training.spec import Baseline, Sharded, Spec, Subnets, aggregate_option, make_spec, option, subnets_option
+from ..training.spec import Baseline, Sharded, Spec, Subnets, aggregate_option, make_spec, subnets_option
 from ..ways import TITLES, count
 from .rounds import derive, start_rounds
 from .rows import FEW_REPEATS, Row

@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..comm.context import Context
+from ..levers.hardware import with_threads
 from ..preparing.building import trained
 from ..preparing.modes import leave_training, put
 from ..preparing.prepare import Prepared
@@ -25,7 +26,6 @@ from ..training.loop import Clock, batches, fit, plain_step
 from ..training.reporting import make_recorder, record_score
 from ..training.spec import Subnets
 from ..training.stepping import make_scheduler
-from ..training.threads import with_threads
 from .engines.device import CPU
 from .outlook import Outlook
 from .states import fill, state_of

@@ -15,13 +15,13 @@ from torch import Tensor
 from ..comm.context import Context
 from ..comm.objects import allgather, barrier
 from ..hardware import allowed_cpus
+from ..levers.hardware import with_threads
 from ..preparing.building import copied, trained
 from ..preparing.examination import undisturbed
 from ..preparing.modes import put
 from ..preparing.prepare import Prepared
 from ..training.loop import Step, plain_step
 from ..training.spec import Subnets
-from ..training.threads import with_threads
 from .sampling import rows_each
 from .split import Division
 from .states import state_of

@@ -103,6 +103,7 @@ def train_subnets(context: Context, task: Task, spec: Subnets) -> Result | None:
         finished,
         subnets=subnets,
         engine="+".join(sorted(set(itertools.chain.from_iterable(engines)))),
+        path=recorder.path,
         subnet_scores=tuple(work.prepared.score(output).metric for output in outputs),
         diversity=diversity_of(work.prepared, outputs),
     )
@@ -204,7 +205,7 @@ class _Work:
             if count:
                 total = sum(part for part, _, _ in shared if part is not None)
                 record_score(recorder, epoch, self.prepared.score(total / count))
-            stop = any(flag for *_, flag in shared) or not count
+            stop = any(flag for *_, flag in shared) or not count or recorder.has_reached
         return bool(bcast(self.context.comm, stop))
 
     def deal_anew(self, deal: int) -> None:
@@ -256,8 +257,8 @@ class _Work:
         if self.spec.joins:
             parts, rows = self._train(self.division.make(self.mine)), self.epoch_batches(0)[0]
             self.outlook = foresee(self.context, self.prepared.for_trial(), self.spec, self.division, parts, rows)
-            if self.outlook is not None and self.outlook.why:
-                self.context.report(telling.of_no_gain(self.outlook.why))
+            if why := self.outlook and self.outlook.why:
+                self.context.report(telling.of_no_gain(why))
 
     def _misfit(self) -> InputError | None:
         """What is wrong with those of this rank's subnets that the user made."""

@@ -16,9 +16,9 @@ from ..data.values import first_line
 from ..preparing.building import copied
 from ..preparing.hooks import hooked
 from ..preparing.modes import has_modes
+from ..preparing.optimizers import treats_numbers_alone
 from ..preparing.prepare import Prepared
 from ..training.loop import Step
-from ..training.optimizers import treats_numbers_alone
 from ..training.stepping import make_scheduler
 from .engines.captured import CapturedStep, can_capture
 from .engines.device import CPU

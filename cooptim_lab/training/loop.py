@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -73,9 +73,20 @@ class Recorder:
         Sends events, together.
     done
         Steps that were made before.
+    until
+        What a score must be as good as, so that the training has reached its goal; 0: there is none.
     may_diverge
         What to do when a curve's loss is not finite: call this with its place, once, and end the curve there. None:
         raise.
+
+    Attributes
+    ----------
+    seconds
+        Of training, until the epoch that is scored.
+    path
+        Of every epoch that was scored: its number, the seconds of training until then, loss and metric.
+    has_reached
+        Whether a score was as good as that.
 
     Raises
     ------
@@ -92,7 +103,10 @@ class Recorder:
         epochs: int,
         may_diverge: Callable[[int, str], None] | None = None,
         done: int = 0,
+        until: float = 0.0,
     ) -> None:
+        self.until, self.seconds, self.has_reached = until, 0.0, False
+        self.path: list[tuple[int, float, float, float]] = []
         self._may_diverge = may_diverge
         self._ended: set[int] = set()
         self._report, self._rank, self._curves = report, rank, tuple(curves)
@@ -217,7 +231,7 @@ def fit(
     """Train for `epochs`, or until told to stop, from `start` (epoch, step) on. Returns whether it came to its end.
 
     `stopping` is asked after every step. `end_epoch(epoch)` is called with the clock paused, also when the epoch was
-    cut short; it returns whether all ranks agree to end here.
+    cut short; it returns whether all ranks agree to end here, which is the end too where the goal was reached.
     """
     for epoch in range(start[0], epochs):
         every = epoch_batches(epoch)
@@ -227,9 +241,10 @@ def fit(
                 break
         with clock.paused():
             recorder.look()
+            recorder.seconds = clock.seconds
             if end_epoch(epoch + 1):
                 recorder.flush()
-                return False
+                return recorder.has_reached
     with clock.paused():
         recorder.flush()
     return True
@@ -244,13 +259,21 @@ def plain_step(
     *,
     clipped: float | None = None,
     scheduler: Any = None,
+    around_forward: Callable[[], AbstractContextManager[Any]] | None = None,
 ) -> Step[Tensor]:
-    """The step that everybody writes first: forward, backward, update, in one process."""
+    """The step that everybody writes first: forward, backward, update, in one process.
+
+    `around_forward` is entered for the forward pass and the loss of each step.
+    """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
     def step(rows: Tensor) -> Tensor:
         optimizer.zero_grad()
-        value = loss(model(x[rows]), y[rows])
+        if around_forward is None:
+            value = loss(model(x[rows]), y[rows])
+        else:
+            with around_forward():
+                value = loss(model(x[rows]), y[rows])
         value.backward()
         clip(parameters, clipped)
         optimizer.step()

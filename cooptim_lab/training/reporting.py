@@ -18,10 +18,11 @@ from ..runs.events import Note
 from ..runs.result import Result
 from ..task import Task
 from .loop import Recorder, Step
-from .spec import Spec
+from .spec import Baseline, Sharded, Spec, Subnets
 
 WARM_UP_STEPS = 5
 HELD_OUT = "held-out loss"
+Way = Baseline | Subnets | Sharded
 
 
 def warm_up(build: Callable[[], Step[Any]], epoch_batches: Callable[[int], Sequence[Any]]) -> None:
@@ -42,7 +43,7 @@ def make_recorder(
     context: Context,
     curves: Sequence[str],
     rows: int,
-    spec: Spec,
+    spec: Way,
     *,
     muted: bool = False,
     may_diverge: Callable[[int, str], None] | None = None,
@@ -53,12 +54,18 @@ def make_recorder(
     `rows` of an epoch; `may_diverge` and `done` as in `Recorder`.
     """
     report = (lambda *events: None) if muted else context.report
-    return Recorder(report, context.rank, curves, math.ceil(rows / spec.batch), spec.epochs, may_diverge, done)
+    return Recorder(
+        report, context.rank, curves, math.ceil(rows / spec.batch), spec.epochs, may_diverge, done, spec.until
+    )
 
 
 def record_score(recorder: Recorder, epoch: int, score: Score) -> None:
     """Of held-out rows, at an epoch's end."""
     metric = {} if score.metric_name == "loss" else {score.metric_name: score.metric}
+    recorder.path.append((epoch, recorder.seconds, score.loss, score.metric))
+    is_accuracy = score.metric_name == "accuracy"
+    good = score.metric >= recorder.until if is_accuracy else score.loss <= recorder.until
+    recorder.has_reached |= recorder.until > 0 and good
     recorder.score(epoch, {HELD_OUT: score.loss, **metric})
 
 
@@ -72,6 +79,7 @@ def make_result(
     steps: int,
     finished: bool,
     subnets: Sequence[nn.Module] = (),
+    path: Sequence[tuple[int, float, float, float]] = (),
     **more: Any,
 ) -> Result:
     return Result(
@@ -87,6 +95,7 @@ def make_result(
         metric=score.metric,
         metric_name=score.metric_name,
         parameters=count_parameters(network),
+        path=tuple(path),
         network_bytes=packed("the trained network", *(put(each, training=False) for each in (network, *subnets))),
         **more,
     )

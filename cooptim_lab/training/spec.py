@@ -9,28 +9,12 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeVar, get_type_hints
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
 
 from ..errors import InputError
-
-
-def option(
-    default: Any,
-    help: str,
-    *,
-    at_least: float | None = None,
-    choices: tuple[str, ...] = (),
-    flag: str = "",
-    takes_class: str = "",
-) -> Any:
-    """A dataclass field that knows its bounds.
-
-    `flag` is a one-letter short form for command lines; `takes_class` names the method of a class that may be given in
-    place of one of the choices.
-    """
-    rules = {"help": help, "at_least": at_least, "choices": choices, "flag": flag, "takes_class": takes_class}
-    return field(default=default, metadata=rules)
+from ..levers.plan import NONE, Plan
+from ..options import option, validate
 
 
 def subnets_option() -> Any:
@@ -60,40 +44,25 @@ def aggregate_option() -> Any:
     return option("server", "how the ranks' gradients become one step", choices=AGGREGATES, takes_class="aggregate")
 
 
-def validate(spec: Any) -> None:
-    """Check every field of a dataclass made of `option`s against its type, bounds and choices.
+def plan_option() -> Any:
+    """What differs from the default, of the ways and of the studies that contain them; its text may be given."""
+    return option(NONE, "levers by which it is trained, as tune prints them: batch=256,lr=4,fused")
+
+
+def until_option() -> Any:
+    """When a training that has its goal ends, of the ways."""
+    return option(0.0, "end at the epoch whose held-out accuracy (else loss) is as good; 0: train all", at_least=0)
+
+
+def read_plan(spec: Any) -> None:
+    """A spec's plan may be given as text.
 
     Raises
     ------
     InputError
-        Naming the field, what was given and what is allowed.
+        For what is no plan.
     """
-    hints = get_type_hints(type(spec))
-    for item in dataclasses.fields(spec):
-        check_option(item.name, getattr(spec, item.name), hints[item.name], item.metadata)
-
-
-def check_option(name: str, value: Any, kind: Any, rules: Mapping[str, Any]) -> None:
-    """Refuse a value that an option does not allow (see `validate`)."""
-    choices, at_least, method = rules["choices"], rules["at_least"], rules.get("takes_class", "")
-    if method and isinstance(value, type) and callable(getattr(value, method, None)):
-        return
-    if method and not isinstance(value, str):
-        kinds = ", ".join(choices)
-        raise InputError(f"{name} = {value!r}: choose one of {kinds}, or give a class with a method {method}")
-    if choices and value not in choices:
-        raise InputError(f"{name} = {value!r}: choose one of {', '.join(choices)}")
-    if kind == tuple[int, ...]:
-        if not isinstance(value, tuple) or not value:
-            raise InputError(f"{name} = {value!r}: give whole numbers, e.g. (1, 2, 4)")
-        for each in value:
-            check_option(name, each, int, rules)
-    if kind is int and (isinstance(value, bool) or not isinstance(value, int)):
-        raise InputError(f"{name} = {value!r}: give a whole number")
-    if kind is float and (isinstance(value, bool) or not isinstance(value, (int, float)) or not value < float("inf")):
-        raise InputError(f"{name} = {value!r}: give a number")
-    if kind in (int, float) and at_least is not None and value < at_least:
-        raise InputError(f"{name} = {value}: must be {at_least} or more")
+    object.__setattr__(spec, "plan", Plan.read(spec.plan))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +81,12 @@ class Spec:
     def options(self) -> dict[str, Any]:
         """The options as a JSON object."""
         options = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
-        return {name: value.__name__ if isinstance(value, type) else value for name, value in options.items()}
+        return {name: _plain(value) for name, value in options.items()}
+
+    @property
+    def obeyed(self) -> Plan:
+        """The plan by which it is carried out; of what has none, the default."""
+        return getattr(self, "plan", NONE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,9 +95,15 @@ class Baseline(Spec):
 
     way: ClassVar[str] = "baseline"
     parameters: int = option(0, "narrow the network to about so many parameters; 0: as it is", at_least=0)
+    until: float = until_option()
+    narrow: float = option(0.0, "narrow it to that share of its parameters; 0: as it is", at_least=0)
+    plan: Plan = plan_option()  # noqa: RUF009 - makes a field
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        read_plan(self)
+        if self.narrow and self.parameters:
+            raise InputError(f"narrow = {self.narrow} and parameters = {self.parameters} are both given: leave one out")
         if self.workers != 1:
             raise InputError(
                 f"workers = {self.workers}: the network as it is trains on 1; use subnets or sharded for more"
@@ -147,6 +127,8 @@ class Subnets(Spec):
     data: str = option("all", "the rows that each sub-network sees", choices=("all", "bootstrap", "shard"))
     engine: str = option("auto", "how they train at once; auto measures", choices=("auto", "stacked", "separate"))
     device: str = option("auto", "where; auto: a GPU where there is one", choices=("auto", "cpu", "cuda"))
+    until: float = until_option()
+    plan: Plan = plan_option()  # noqa: RUF009 - makes a field
 
     @property
     def parts(self) -> int:
@@ -186,6 +168,9 @@ class Subnets(Spec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        read_plan(self)
+        if self.until and self.joins:
+            raise InputError(f"until = {self.until}: merged parts are scored at their end; leave it out")
         if self.resplit > 0 and self.split != "neurons":
             raise InputError(f"resplit = {self.resplit}: only neurons can be dealt anew; add split = neurons")
         if self.polish > 0 and self.fuse != "merge":
@@ -216,9 +201,12 @@ class Sharded(Spec):
     outer_momentum: float = option(0.9, "Nesterov momentum of diloco's outer step", at_least=0)
     save_every: int = option(0, "steps between checkpoints (the task is kept too); 0: none", at_least=0)
     retries: int = option(0, "how often to go on by itself after a rank was lost", at_least=0)
+    until: float = until_option()
+    plan: Plan = plan_option()  # noqa: RUF009 - makes a field
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        read_plan(self)
         kind, _ = read_compress(self.compress)
         if kind != "none" and self.aggregate != "allreduce" and not (self.aggregate == "server" and kind != "powersgd"):
             able = "allreduce" if kind == "powersgd" else "allreduce or server"
@@ -266,6 +254,12 @@ def read_compress(text: str) -> tuple[str, float]:
     )
 
 
+def _plain(value: Any) -> Any:
+    if isinstance(value, type):
+        return value.__name__
+    return str(value) if isinstance(value, Plan) else value
+
+
 WAYS: dict[str, type[Spec]] = {spec.way: spec for spec in (Baseline, Subnets, Sharded)}
 
 S = TypeVar("S", bound=Spec)
@@ -286,3 +280,21 @@ def make_spec(kind: type[S], options: Mapping[str, Any]) -> S:
             hint = f"did you mean {near[0]}?" if near else f"allowed: {', '.join(known)}"
             raise InputError(f"{kind.way} has no option {name}: {hint}")
     return kind(**options)
+
+
+def under_plan(spec: Spec) -> Spec:
+    """What a spec comes to, whose plan may say another way and other options than itself.
+
+    Raises
+    ------
+    InputError
+        When the plan has a lever that the way does not obey.
+    """
+    plan = spec.obeyed
+    way = plan.way if plan.way and spec.way == Baseline.way else spec.way
+    if plan.way not in ("", way):
+        raise InputError(f"plan = {plan}: it makes the network as it is one of {plan.way}, and this is {spec.way}")
+    plan.check(way)
+    kind = WAYS[way]
+    shared = {item.name: getattr(spec, item.name) for item in dataclasses.fields(kind) if hasattr(spec, item.name)}
+    return kind(**{**shared, **plan.options})

@@ -11,11 +11,11 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 
+from ..levers.hardware import fewer
 from .loop import Step
 
 TURNS, STEPS = 3, 4
@@ -61,19 +61,3 @@ def _turn(step: Step[Any], parts: Iterator[Any]) -> list[float]:
         step(next(parts))
         took.append(time.perf_counter() - began)
     return took
-
-
-@contextmanager
-def with_threads(threads: int) -> Iterator[None]:
-    """While it lasts, torch computes with so many."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def fewer(threads: int) -> list[int]:
-    """1, 2, 4, …, below `threads`."""
-    return [1 << power for power in range(threads.bit_length()) if 1 << power < threads]

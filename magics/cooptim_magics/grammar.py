@@ -20,7 +20,8 @@ from typing import Any, NoReturn, get_type_hints
 from IPython.core.error import UsageError
 
 from cooptim_lab.errors import InputError
-from cooptim_lab.training.spec import Spec, check_option
+from cooptim_lab.options import check_option
+from cooptim_lab.training.spec import Spec
 
 WIDTH = 92  # what a notebook's output shows without breaking lines
 LONG_USAGE = 200  # characters: no longer a line that one reads
@@ -185,7 +186,7 @@ def make_parser(command: Command) -> argparse.ArgumentParser:
     )
     for option in command.options:
         text = option.help.replace("%", "%%")
-        if option.default is not None and not option.is_switch:
+        if option.default is not None and not option.is_switch and _typed(option.default):
             text += f" (default {_typed(option.default)})"
         if option.is_switch:
             parser.add_argument(*option.flags, action="store_true", help=text)

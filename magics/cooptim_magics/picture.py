@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from cooptim_lab.costs.formulas import CostRow
@@ -30,6 +30,7 @@ from cooptim_lab.runs.events import (
     Phase,
     Points,
     Progress,
+    Raced,
     Resumed,
     Spent,
     Stale,
@@ -38,6 +39,7 @@ from cooptim_lab.runs.events import (
 from cooptim_lab.studies.rows import Row
 
 from .curves import Curve, axis_labels, cost_curves, loss_curves, speedup_curves
+from .racing import is_proof, proof_table, race_curves, race_line, race_table
 from .roofline import ceilings_line, ceilings_table, layers_table, roofline_curves
 from .tables import (
     Table,
@@ -82,6 +84,7 @@ class Picture:
         self.links: Calibration | None = None
         self.ceilings: dict[tuple[str, str, int, int], Ceiling] = {}
         self.step: Step | None = None
+        self.raced: dict[tuple[str, str], Mapping[str, Any]] = {}  # plans by their texts; the proof's rows by title
         self.stale: Stale | None = None
         self.summary: dict[str, Any] = {}
         self.message = ""
@@ -146,6 +149,8 @@ class Picture:
                 self.ceilings[ceiling.key] = ceiling
             case Counted():
                 self.step = Step.from_summary(event.step)
+            case Raced():
+                self.raced[event.row.get("title", ""), event.row["plan"]] = event.row
             case Ended():
                 self.state, self.message, self.summary = event.state, event.message, dict(event.summary)
 
@@ -174,6 +179,8 @@ class Picture:
             return cost_curves(self._points, self.costs)
         if self.is_roofline:
             return roofline_curves(self.ceilings.values(), self.step)
+        if self.raced:
+            return race_curves(list(self.raced.values()))
         return loss_curves(self._points)
 
     @property
@@ -236,6 +243,8 @@ class Picture:
             return costs_line(self.costs)
         if self.ceilings:
             return ceilings_line(self.ceilings.values())
+        if self.raced:
+            return race_line(list(self.raced.values()))
         if "seconds" not in self.summary:
             return ""
         return " · ".join(part for part in (summary_line(self.summary), self._age()) if part)
@@ -249,6 +258,8 @@ class Picture:
             return costs_table(self.costs)
         if self.ceilings:
             return [cells[:-1] for cells in ceilings_table(self.ceilings.values())]  # its words would fill a screen
+        if self.raced:
+            return proof_table(self._proof) if self._proof else race_table(list(self.raced.values()), is_short=True)
         return spent_table(self.spent) if self.has_breakdown else []
 
     @property
@@ -259,13 +270,23 @@ class Picture:
             return Table(self.table, [*cost_notes(self.links), *self.remarks, *doubts])
         if self.ceilings:
             return Table(ceilings_table(self.ceilings.values()), [*self.remarks, *doubts])
+        if self.raced:
+            return Table(self.table, [*self.summary.get("sentences", ()), *self.remarks, *doubts])
         return Table(self.table, row_notes(list(self.rows.values()), self.notes))
 
     @property
     def full_tables(self) -> list[Table]:
         """That, and of a machine's ceilings a task's layers beside them."""
         layers = [layers_table(self.step, self.ceilings.values())] if self.step is not None else []
-        return [*([self.full_table] if self.table else []), *layers]
+        raced = [row for row in self.raced.values() if not is_proof(row)]
+        race = (
+            [Table(race_table(raced), ["The race: each plan beside the default of the same round."])] if raced else []
+        )
+        return [*([self.full_table] if self.table else []), *layers, *race]
+
+    @property
+    def _proof(self) -> list[Mapping[str, Any]]:
+        return [row for row in self.raced.values() if is_proof(row)]
 
     @property
     def has_breakdown(self) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 from IPython.core.interactiveshell import InteractiveShell
 
 from cooptim_lab.data.datasets import digits
+from cooptim_lab.levers.plan import Plan
 from cooptim_lab.runs.run import Run
 from cooptim_lab.task import Task
 
@@ -22,6 +23,8 @@ class Session:
     shell: InteractiveShell
     task: Task | None = None
     runs: dict[str, Run[Any]] = field(default_factory=dict)
+    plans: dict[str, Plan] = field(default_factory=dict)
+    """That were found last, by the task's name."""
 
     @property
     def current_task(self) -> Task:

@@ -123,7 +123,7 @@ class RunView:
 
 def show_result(picture: Picture) -> None:
     """What a run ends in: the measured rows with their doubts; of a training, its doubts and where its time went."""
-    if picture.rows or picture.costs or picture.ceilings:
+    if picture.rows or picture.costs or picture.ceilings or picture.raced:
         for table in picture.full_tables:
             display(table)
         return

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 ENGINE, FACE = "cooptim_lab", "cooptim_magics"
 NOTEBOOK = ("IPython", "ipywidgets", "anywidget", "matplotlib", FACE)
 HEAVY = ("torch", "mpi4py")
-KERNEL = ("ways", "calculate", "resuming", "studies")
+KERNEL = ("ways", "calculate", "resuming", "studies", "codesign")
 """Rooms that the notebook's process imports, beside the face; what they stand on, it imports too."""
 
 Sources = dict[str, str]

@@ -12,11 +12,11 @@ from torch.nn import functional as F
 from cooptim_lab import Task
 from cooptim_lab.data.holding import draw_held_out, hold_out
 from cooptim_lab.preparing.building import copied, packed, unpacked
+from cooptim_lab.preparing.optimizers import is_elementwise
 from cooptim_lab.programs import train_baseline, train_sharded, train_subnets
 from cooptim_lab.ranks.parcel import Sender, unpack
 from cooptim_lab.shards import shard as shards
 from cooptim_lab.training.loop import batches
-from cooptim_lab.training.optimizers import is_elementwise
 from cooptim_lab.training.spec import Baseline, Sharded, Subnets
 from tests.one_process import batches_over
 from tests.plain import run

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from cooptim_lab.levers.hardware import fewer
 from cooptim_lab.training import threads as trial
-from cooptim_lab.training.threads import MOST_SECONDS, STEPS, TURNS, fewer, try_threads
+from cooptim_lab.training.threads import MOST_SECONDS, STEPS, TURNS, try_threads
 
 
 class Machine:

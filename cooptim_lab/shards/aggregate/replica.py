@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from ...errors import InputError
 from ...preparing.building import build_optimizer, remade, trained
 from ...preparing.hooks import hooked
+from ...preparing.optimizers import treats_numbers_alone, use_fused
 from ...task import Task
-from ...training.optimizers import treats_numbers_alone, use_fused
 from ...training.stepping import clip_flat, make_scheduler
 
 CONTROL = 5

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ...preparing.building import remade
 from ...preparing.modes import has_modes
-from ...training.optimizers import treats_numbers_alone, use_fused
+from ...preparing.optimizers import treats_numbers_alone, use_fused
 from ...training.stepping import NO_DIVISION_BY_ZERO, clip
 from .stacks import Stack
 

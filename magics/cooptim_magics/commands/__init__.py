@@ -7,19 +7,21 @@ and the overview read that. A family knows what it calls and shows, and must kno
 from __future__ import annotations
 
 from ..grammar import Command
-from . import hardware, lab, pool, ranks, records, studies, task, training
+from . import codesign, hardware, lab, pool, ranks, records, studies, task, training
 
 COMMANDS: dict[str, Command] = {
     command.name: command
     for command in (
         hardware.HARDWARE,
         task.TASK,
+        training.TRAIN,
         training.SUBNETS,
         training.SHARDED,
         ranks.RANKS,
         studies.SPEEDUP,
         studies.COMPARE,
         studies.COSTS,
+        codesign.TUNE,
         lab.LAB,
         records.RUNS,
         records.SHOW,

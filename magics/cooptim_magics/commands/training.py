@@ -1,4 +1,4 @@
-"""`subnets`, `sharded`, `resume`: one training of the body's task, of the current one, or of one on record."""
+"""`train`, `subnets`, `sharded`, `resume`: one training of the body's task, of the current one, or of one on record."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from cooptim_lab import ways
 from cooptim_lab.runs.run import Run
 from cooptim_lab.studies.seeds import compare_seeds
-from cooptim_lab.training.spec import Sharded, Subnets, make_spec
+from cooptim_lab.training.spec import Baseline, Sharded, Subnets, make_spec
 
 from ..body import task_from_body
 from ..grammar import Command, Option, from_spec
@@ -51,6 +51,14 @@ def _show(session: Session, run: Run[Any], arguments: argparse.Namespace) -> Non
 
 TASK_BODY = "defines model and data (and if wanted loss, optimizer, metric, subnet) for this run"
 
+TRAIN = Command(
+    "train",
+    "the network in one process: as it is, or as a plan has it",
+    train,
+    options=(*from_spec(Baseline), *RUNNING),
+    body=TASK_BODY,
+    spec=Baseline,
+)
 SUBNETS = Command(
     "subnets",
     "N small networks, trained at the same time, fused: y = 1/N Σ f_i(x)",

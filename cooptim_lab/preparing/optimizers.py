@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 
-from ..preparing.hooks import own_steps
+from .hooks import own_steps
 
 ELEMENTWISE_OPTIMIZERS = (
     torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam, torch.optim.RAdam, torch.optim.Adamax,
@@ -32,6 +35,10 @@ def use_fused(optimizer: torch.optim.Optimizer) -> None:
     """
     if type(optimizer) in FUSED_OPTIMIZERS:
         for group in optimizer.param_groups:
-            is_usual = all(p.dtype in (torch.float32, torch.float64) for p in group["params"])
-            if is_usual and group["fused"] is None and not group["foreach"] and not group["differentiable"]:
+            if is_usual(group) and group["fused"] is None and not group["foreach"] and not group["differentiable"]:
                 group["fused"] = True
+
+
+def is_usual(group: Mapping[str, Any]) -> bool:
+    """Whether a group of parameters is in full precision."""
+    return all(p.dtype in (torch.float32, torch.float64) for p in group["params"])

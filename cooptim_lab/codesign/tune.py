@@ -1,0 +1,293 @@
+"""The study `tune`: which plan trains a task soonest to the same score on this machine, and the proof of it.
+
+In this order: the default is trained over seeds, which sets the goal; a moment of every plan (`gates`); the race of
+those that may win (`racing`); fresh paired trainings of the winner, of the best that one process can do with the
+default's own steps, and of the winner with each lever left out (`proof`). The proof is the headline: of all plans raced
+the winner was lucky too.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from ..errors import InputError, RunStopped
+from ..levers import Lever, Plan
+from ..levers.lever import KINDS
+from ..levers.plan import NONE, read_kinds
+from ..options import option
+from ..ranks.job import give_values
+from ..ranks.pool import RankPool
+from ..runs.events import Note, Phase, Progress, Raced
+from ..runs.result import Result
+from ..runs.run import Run
+from ..studies.quiet import Surroundings, disturbs, throttled
+from ..studies.rounds import run_tell_pid
+from ..studies.study import Study
+from ..task import Task
+from ..training.spec import Baseline, Spec, make_spec, under_plan
+from ..ways import launch
+from . import candidates
+from .asked import run_pass_gates, run_survey
+from .goal import Goal, read_allowance, set_goal
+from .proof import Proof
+from .race import OUT, WON, Entry, choose
+from .racing import Racing
+from .tuning import Part, Tuning
+
+GOAL_SEEDS, FEWEST_GOAL_SEEDS = 5, 3
+"""Trainings of the default that set the goal: fewer where five would take `GOAL_SHARE` of the budget."""
+GOAL_SHARE = 0.25
+"""Of the budget, as long as the default may be trained for its goal."""
+NEEDED = 8
+"""Trainings of the default that a budget must have room for: three for the goal, one to race, and the proof."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneSpec(Spec):
+    """How to run, chosen by what this machine can do, and proved."""
+
+    way: ClassVar[str] = "tune"
+    budget: float = option(60.0, "seconds that it may take", at_least=0.1)
+    keep_accuracy: str = option("0.5%", "of the default's held-out accuracy (else loss), what may be lost")
+    levers: str = option("", "only these, as threads,fused,batch,lr; all that apply when left out")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        read_allowance(self.keep_accuracy)
+        read_kinds(self.levers)
+        if self.workers != 1:
+            raise InputError(f"workers = {self.workers}: which are best is found; leave it out")
+
+
+def tune(task: Task | None = None, *, pool: RankPool | None = None, **options: Any) -> Run[Tuning]:
+    """Choose how to train a task from what this machine can do, and prove it: P = T_c/T_p to the same score.
+
+    Parameters
+    ----------
+    task
+        What to train; the built-in digits when left out.
+    pool
+        The ranks to use; this process's own when left out.
+    **options
+        The fields of `TuneSpec`: budget, keep_accuracy, levers, epochs, batch, seed.
+
+    Returns
+    -------
+    Run
+        `run.wait()` gives a `Tuning`: its `plan` is what `train(task, plan=...)` takes. Stopped early it has the best
+        plan so far, unproved.
+
+    Raises
+    ------
+    InputError
+        For an option that does not exist or a value out of bounds; from `run.wait`, for a budget that is too small,
+        with what it needs.
+    """
+    run: Run[Any] = Tune(task, make_spec(TuneSpec, options), pool).start()
+    return run
+
+
+class Tune(Study[Any, TuneSpec]):
+    """One tuning, on its thread."""
+
+    def __init__(self, task: Task | None, spec: TuneSpec, pool: RankPool | None) -> None:
+        super().__init__(task, spec, pool, 1)
+        self.around = Surroundings(is_here=self.pool.launch.is_here)
+        self.entries: dict[str, Entry] = {}
+        self.tuning = Tuning(batch=spec.batch, epochs=spec.epochs)
+        self.kinds = self._kinds()
+        self.seed, self.budget, self.random = spec.seed, spec.budget, random.Random(spec.seed)
+        self._began = time.monotonic()
+        self.defaults: dict[int, Result] = {}
+        self.goal: Goal | None = None
+
+    def _kinds(self) -> list[type[Lever]]:
+        names = read_kinds(self.spec.levers)
+        return [kind for name, kind in KINDS.items() if not names or name in names]
+
+    @property
+    def rows(self) -> list[Any]:
+        return [entry for entry in self.entries.values() if entry.to_goal]
+
+    @property
+    def spent(self) -> float:
+        """Seconds since it began."""
+        return time.monotonic() - self._began
+
+    def measure(self) -> None:
+        self.around.ranks = self._ask(run_tell_pid, is_cooperative=False)
+        self.around.await_quiet(self._wait)
+        self.around.begin()
+        self._began = time.monotonic()
+        self._set_goal()
+        levers = self._survey()
+        plans = self._pass_gates(levers)
+        Racing(self, plans).carry()
+        winner, tied = choose([entry for entry in self.entries.values() if entry.to_goal])
+        winner.state = WON
+        self.post(winner)
+        self.tuning.choose(winner, tied)
+        self._say_what_came_of_the_race()
+        Proof(self, winner.plan, self._tuned()).carry()
+        self._judge_the_machine()
+
+    # What the default reaches.
+
+    def _set_goal(self) -> None:
+        began = time.monotonic()
+        seeds = range(self.spec.seed, self.spec.seed + GOAL_SEEDS)
+        results = []
+        for number, seed in enumerate(seeds):
+            self.phase(f"the default, seed {seed}")
+            results.append(self.train(NONE, seed, until=0.0))
+            took = (time.monotonic() - began) / (number + 1)
+            if number == 0 and took * NEEDED > self.spec.budget:
+                raise InputError(self._too_small(took))
+            if number + 1 >= FEWEST_GOAL_SEEDS and took * (number + 2) > GOAL_SHARE * self.spec.budget:
+                break
+        self.defaults = dict(zip(seeds, results, strict=False))
+        self.goal = set_goal(results, read_allowance(self.spec.keep_accuracy))
+        self.tuning.set_goal(self.goal, results)
+        name = results[0].metric_name
+        if name not in ("accuracy", "loss"):
+            self.say(f"judged by the held-out loss: whether a higher {name} is better is not known")
+        self.say(f"the goal is {self.goal}: the median of {len(results)} seeds, less {self.spec.keep_accuracy}")
+        missed = sum(math.isinf(self.goal.seconds(result)) for result in results)
+        if missed:
+            self.doubt(f"the default itself does not reach it on {missed} of {len(results)} seeds: these say nothing")
+        if missed == len(results):
+            raise InputError(f"the default never reaches its own goal, {self.goal}: give more epochs")
+
+    def _too_small(self, seconds: float) -> str:
+        needed = math.ceil(seconds * NEEDED)
+        said = f"budget = {self.spec.budget:g}: a training of {self.task.name} takes {seconds:.2g} s here, and tuning"
+        return f"{said} {needed} s at the least; give --budget {needed}, or fewer epochs"
+
+    # What may be faster.
+
+    def _survey(self) -> list[Lever]:
+        self.phase("which levers apply")
+        found = self._ask(run_survey, spec=self._default_spec(), kinds=self.kinds)[0]
+        if found["why_not"]:
+            said = "; ".join(f"{text}: {why}" for text, why in found["why_not"].items())
+            self.say(f"not tried: {said}")
+        self.pool.reserve(found["cpus"])
+        return list(found["levers"])
+
+    def _pass_gates(self, levers: Sequence[Lever]) -> list[Plan]:
+        """Plans that are worth a training, the fastest first."""
+        batch = self.spec.batch
+        self.phase("a moment of each lever")
+        alone = candidates.singles(levers)
+        gates = self._gate(alone)
+        fast = candidates.put_together(levers, gates)
+        self.tuning.fast = fast
+        self.phase("a moment of each plan")
+        combined = candidates.combined(levers, fast, gates)
+        gates |= self._gate(combined)
+        plans = candidates.to_train(levers, gates, [*alone, *combined], batch)
+        others = candidates.of_other_ways(levers, fast, batch)
+        for plan in [*plans, *others]:
+            self.entry(plan).gate = gates.get(str(plan.without("lr")))
+        return [*others, *plans]
+
+    def _gate(self, plans: Sequence[Plan]) -> dict[str, float]:
+        """Of each plan that could be measured, the seconds of an epoch over the default's."""
+        if not plans:
+            return {}
+        asked = {"spec": self._default_spec(), "plans": list(plans), "seed": self.spec.seed}
+        measured = self._ask(run_pass_gates, **asked)[0]
+        for plan, (ratio, why) in zip(plans, measured, strict=True):
+            entry = self.entry(plan)
+            entry.gate = ratio
+            if ratio is None:
+                entry.leave(why)
+            elif ratio > candidates.WORTH:
+                entry.leave(f"an epoch takes {ratio:.2f} of the default's")
+            self.post(entry)
+        return {str(plan): ratio for plan, (ratio, _) in zip(plans, measured, strict=True) if ratio is not None}
+
+    def _tuned(self) -> Plan:
+        """The best that one process does with the default's own steps: threads and a fused optimizer."""
+        return Plan(tuple(lever for lever in self.tuning.fast.levers if lever.name in ("threads", "fused")))
+
+    def _say_what_came_of_the_race(self) -> None:
+        left = [entry for entry in self.entries.values() if entry.state == OUT]
+        raced = [entry for entry in self.entries.values() if entry.to_goal]
+        self.say(f"{len(self.entries)} plans were looked at, {len(raced)} trained, {len(left)} thrown out")
+
+    def _judge_the_machine(self) -> None:
+        seen = self.around.so_far()
+        if said := throttled([seen]):
+            self.doubt(said)
+        if said := disturbs(seen):
+            self.doubt(f"busy: {said}: P may be off, run it when the machine is quiet")
+
+    # What all parts do.
+
+    def entry(self, plan: Plan) -> Entry:
+        """What is known of a plan."""
+        return self.entries.setdefault(str(plan), Entry(plan))
+
+    def train(self, plan: Plan, seed: int, *, until: float | None = None) -> Result:
+        """One training; until the goal, unless something else is said.
+
+        Raises
+        ------
+        LabError
+        """
+        goal = 0.0 if self.goal is None else max(0.0, self.goal.value)  # of a loss below 0, all epochs
+        spec = self._default_spec(plan, seed, goal if until is None else until)
+        child = launch(self.task, spec, pool=self.pool, record=False)
+        child.log.listen(lambda event: self.pass_on(event) if isinstance(event, Phase) else None)
+        result: Result = self.await_child(child)
+        if result.state != "done":
+            raise RunStopped("stopped")
+        return result
+
+    def _default_spec(self, plan: Plan = NONE, seed: int | None = None, until: float = 0.0) -> Any:
+        spec = self.spec
+        seed = spec.seed if seed is None else seed
+        return under_plan(Baseline(epochs=spec.epochs, batch=spec.batch, seed=seed, until=until, plan=plan))
+
+    def post(self, known: Entry | Part) -> None:
+        """What is known of a plan by now."""
+        self.run.post(Raced(row=known.summary()))
+
+    def phase(self, text: str) -> None:
+        """What is done now, and how much of the budget is used."""
+        budget = self.spec.budget
+        self.run.post(Phase(text=text))
+        self.run.post(Progress(done=round(1000 * min(1.0, self.spent / budget)), total=1000))
+
+    def say(self, text: str) -> None:
+        self.run.post(Note(text=text, is_doubt=False))
+
+    def doubt(self, text: str) -> None:
+        self.run.post(Note(text=text))
+
+    def _wait(self, said: str) -> None:
+        if self.run.stop_level:
+            raise RunStopped("stopped")
+        self.run.post(Phase(text=f"{said}: waiting for quiet"))
+
+    def _ask(self, program: Callable[..., Any], *, is_cooperative: bool = True, **arguments: Any) -> list[Any]:
+        """What a program returns on the one rank."""
+        if program is not run_tell_pid:
+            arguments["task"] = self.task
+        child: Run[list[Any]] = Run("call", {"workers": 1})
+        child.log.listen(self.pass_on)
+        self.pool.submit(child, program, arguments, workers=1, finish=give_values, is_cooperative=is_cooperative)
+        return list(self.await_child(child))
+
+    def _finish(self, state: str) -> None:
+        raced = [entry for entry in self.entries.values() if entry.to_goal]
+        if self.tuning.winner is None and raced:  # stopped: the best so far
+            self.tuning.choose(*choose(raced))
+        tuning: Any = self.tuning
+        self.run.finish(tuning, state=state, summary=tuning.summary())

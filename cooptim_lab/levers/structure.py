@@ -1,0 +1,60 @@
+"""Levers that change the network: N sub-networks in its place, a narrower one, its data over ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from .lever import HARDWARE, STRUCTURE, Lever, Seen
+
+
+class Subnets(Lever):
+    """N narrow sub-networks, trained at the same time by one engine, fused by their mean."""
+
+    name, group, help = "subnets", STRUCTURE, "N narrow sub-networks in its place, fused by their mean"
+    kind, least, changes, way = int, 2, True, "subnets"
+    excludes = ("narrow", "shards")
+
+    def options(self) -> Mapping[str, Any]:
+        return {"subnets": self.value}
+
+    @classmethod
+    def tried(cls, seen: Seen) -> Iterable[Lever]:
+        return [cls(2), cls(4), cls(8)]
+
+
+class Narrow(Lever):
+    """Every hidden layer narrowed alike, until that share of the parameters is left; trained from fresh weights."""
+
+    name, group, help = "narrow", STRUCTURE, "every hidden layer narrower, to that share of the parameters"
+    kind, changes, ways = float, True, ("baseline",)
+    excludes = ("subnets", "shards")
+
+    def options(self) -> Mapping[str, Any]:
+        return {"narrow": self.value}
+
+    def why_not(self, seen: Seen) -> str:
+        return "" if self.value is not None and self.value < 1 else "it would not be narrower"
+
+    @classmethod
+    def tried(cls, seen: Seen) -> Iterable[Lever]:
+        return [cls(0.5), cls(0.25), cls(0.1)]
+
+
+class Shards(Lever):
+    """The rows over that many ranks, their gradients summed by Allreduce at every step: what one process learns."""
+
+    name, group, help = "shards", HARDWARE, "the rows over so many ranks, gradients summed at every step"
+    kind, least, way = int, 2, "sharded"
+    ways = ("baseline", "sharded")
+    excludes = ("narrow", "subnets", "workers")
+
+    def options(self) -> Mapping[str, Any]:
+        return {"workers": self.value, "aggregate": "allreduce"}
+
+    def why_not(self, seen: Seen) -> str:
+        return f"there are {seen.cpus} CPUs" if self.value is not None and self.value > seen.cpus else ""
+
+    @classmethod
+    def tried(cls, seen: Seen) -> Iterable[Lever]:
+        return [cls(seen.cpus)] if seen.cpus > 1 else []
