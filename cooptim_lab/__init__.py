@@ -32,6 +32,10 @@ _HOME = {  # public name -> the module it lives in
     "measure_speedup": "studies.speedup",
     "measure_costs": "studies.costs",
     "measure_ceilings": "studies.ceilings",
+    "tune": "codesign.tune",
+    "Plan": "levers",
+    "Lever": "levers",
+    "apply": "levers",
     "parallel_calculate": "calculate",
     "distributed_calculate": "calculate",
 }
@@ -39,9 +43,11 @@ __all__ = sorted([*_HOME, "__version__"])  # noqa: PLE0605 - the list is the tab
 
 if TYPE_CHECKING:
     from .calculate import distributed_calculate, parallel_calculate
+    from .codesign.tune import tune
     from .data.datasets import digits
     from .errors import InputError, LabError, PoolError, RankFailure, RunStopped
     from .hardware import detect
+    from .levers import Lever, Plan, apply
     from .ranks.pool import RankPool
     from .runs.result import Result
     from .runs.run import Run

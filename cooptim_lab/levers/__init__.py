@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from . import hardware, optimizing, precision, running, structure
 from .lever import Lever, Seen
+from .own_loop import apply
 from .plan import Plan
 
-__all__ = ["Lever", "Plan", "Seen", "hardware", "optimizing", "precision", "running", "structure"]
+__all__ = ["Lever", "Plan", "Seen", "apply", "hardware", "optimizing", "precision", "running", "structure"]

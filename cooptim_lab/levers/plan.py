@@ -37,8 +37,8 @@ class Plan:
     levers: tuple[Lever, ...] = ()
 
     def __post_init__(self) -> None:
-        order = list(KINDS)
-        levers = tuple(sorted(self.levers, key=lambda lever: order.index(lever.name)))
+        order = {name: place for place, name in enumerate(KINDS)}  # a rank does not know a cell's own
+        levers = tuple(sorted(self.levers, key=lambda lever: order.get(lever.name, len(order))))
         object.__setattr__(self, "levers", levers)
         names = [lever.name for lever in levers]
         for lever in levers:
@@ -166,9 +166,10 @@ def read_lever(text: str) -> Lever:
     if not has_value:
         return kind()
     try:
-        return kind(float(number))
+        value = float(number)
     except ValueError:
         raise InputError(f"the lever {name} has the value {number!r}: give a number, as in {EXAMPLE!r}") from None
+    return kind(value)
 
 
 def read_kinds(text: str) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from ..data.forms import find_form
 from ..data.holding import draw_held_out
 from ..data.values import as_tensor, check_finite, open_data, read_items
 from ..task import Task
+from .arithmetic import as_given
 from .building import build_model, build_optimizer, copied, on_trial
 from .examination import Examined, examine
 from .examination.fit import see_outputs
@@ -77,6 +78,7 @@ class Prepared:
         return _examine(self.task, network, self.x, self.y, self.held_x, self.held_y, batch, parts, what)
 
 
+@as_given()
 def prepare(task: Task, batch: int = BATCH, parts: int = 1) -> Prepared:
     """Make tensors of a task's data, hold some out, and see that model, loss and labels fit each other.
 

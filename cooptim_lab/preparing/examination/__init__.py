@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ...task import Task
+from ..arithmetic import as_given
 from ..building import copied, on_trial, packed
 from ..reduction import MEAN, Reduction, find_reduction
 from ..scoring import NOTHING, Meaning, loss_of, read_meaning
@@ -48,6 +49,7 @@ class Examined:
         return cls(Meaning(NOTHING), Reduction(MEAN), Learned(), tuple(said))
 
 
+@as_given()
 def examine(
     task: Task, network: nn.Module, x: Tensor, y: Tensor, labels: Tensor, smallest: Smallest, *, what: str = "the model"
 ) -> Examined:
