@@ -144,7 +144,9 @@ class Tuning:
         proved, raced = self.headline, self.raced
         if proved is None:
             return [f"stopped before the proof: {self.winner.plan or 'the default'} led with P {in_words(raced)}"]
-        between = f", between {interval_in_words(proved)} (95 %)" if interval_in_words(proved) else ""
+        between = (
+            f", between {interval_in_words(proved)} (95 %)".replace("–", "and") if interval_in_words(proved) else ""
+        )
         if not self.is_gain:
             said = f"no gain on this machine: the best of the race, {self.winner.plan or 'the default'}, has P "
             return [f"{said}{in_words(proved)}{between} when it is trained anew", *self._ties()]

@@ -21,7 +21,7 @@ STRUCTURE, PARAMETERS, TRAINING, HARDWARE = "structure", "parameters", "training
 GROUPS = (STRUCTURE, PARAMETERS, TRAINING, HARDWARE)
 """What of the pair is changed: the network, its numbers, how it is trained, what it runs on."""
 KINDS: dict[str, type[Lever]] = {}
-"""Every lever by its name: in the order in which a plan names them, and in which they are applied."""
+"""Every lever by its name. A plan names and applies them by their groups, in each in this order."""
 
 
 @dataclass(frozen=True)

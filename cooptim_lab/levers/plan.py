@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 from ..task import Task
-from .lever import KINDS, Lever, find_kind
+from .lever import GROUPS, KINDS, Lever, find_kind
 
 if TYPE_CHECKING:
     import torch
@@ -38,7 +38,11 @@ class Plan:
 
     def __post_init__(self) -> None:
         order = {name: place for place, name in enumerate(KINDS)}  # a rank does not know a cell's own
-        levers = tuple(sorted(self.levers, key=lambda lever: order.get(lever.name, len(order))))
+
+        def place(lever: Lever) -> tuple[int, int]:
+            return GROUPS.index(lever.group), order.get(lever.name, len(order))
+
+        levers = tuple(sorted(self.levers, key=place))
         object.__setattr__(self, "levers", levers)
         names = [lever.name for lever in levers]
         for lever in levers:
