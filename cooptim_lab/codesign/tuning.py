@@ -10,11 +10,12 @@ from typing import Any
 
 from ..levers.plan import NONE, Plan
 from ..runs.result import Result
+from ..studies.rows import CODESIGNED
 from .figures import Figure, figure, in_words, interval_in_words
 from .goal import Goal
 from .race import Entry
 
-AS_IS, TUNED, PLAN = "as it is", "as it is, tuned", "co-designed"
+AS_IS, TUNED, PLAN = "as it is", "as it is, tuned", CODESIGNED
 PROOF = "proof"
 """The state of a row that is one."""
 

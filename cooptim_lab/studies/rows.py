@@ -26,6 +26,8 @@ on a quiet machine."""
 BUSY, IMPOSSIBLE, DISAGREE, REFUSED = "busy", "more than workers can give", "the rounds disagree", "refused"
 """Why a row has no P: others had the CPUs, see `quiet`; a figure that cannot be; rounds further apart than
 `FAR_APART`; the way does not take this network."""
+CODESIGNED = "co-designed"
+"""The way of a row that was trained by a plan, whichever way of training that is."""
 FAR_APART = 2.0
 """Rounds whose speedups differ by this factor have measured something else than the way."""
 
@@ -178,7 +180,7 @@ def measure(
     last = results[-1]
     metric, spread = _centre([result.metric for result in results], [result.options["seed"] for result in results])
     row = Row(
-        way=last.way,
+        way=CODESIGNED if last.options.get("plan") else last.way,
         title=title,
         workers=last.workers,
         threads=last.threads,

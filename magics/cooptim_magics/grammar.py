@@ -185,9 +185,10 @@ def make_parser(command: Command) -> argparse.ArgumentParser:
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=30, width=WIDTH),
     )
     for option in command.options:
-        text = option.help.replace("%", "%%")
+        text = option.help
         if option.default is not None and not option.is_switch and _typed(option.default):
             text += f" (default {_typed(option.default)})"
+        text = text.replace("%", "%%")
         if option.is_switch:
             parser.add_argument(*option.flags, action="store_true", help=text)
         elif option.is_word:

@@ -129,7 +129,7 @@ class TestBadLines:
         ("cell", "parts"),
         [
             ("%cooptim subnet", ["no 'subnet'", "did you mean subnets?"]),
-            ("%cooptim xyz", ["no 'xyz'", "choose one of hardware, task, subnets"]),
+            ("%cooptim xyz", ["no 'xyz'", "choose one of hardware, task, train, subnets"]),
             ("%cooptim Compare", ["no 'Compare'", "did you mean compare?"]),
             ("%cooptim subnets --worker 2", ["no option --worker", "did you mean --workers?"]),
             ("%cooptim subnets --qqq", ["no option --qqq", "allowed:", "--workers"]),
@@ -176,7 +176,7 @@ class TestBadLines:
             ("%cooptim subnets 'open", ["%cooptim subnets 'open", "No closing quotation"]),
             ("%cooptim ranks", ["needs a body", "write %%cooptim ranks"]),
             ("%%cooptim task", ["the cell body is empty"]),  # IPython's own words
-            ("%%cooptim" + BODY, ["needs a subcommand", "task, subnets, sharded, ranks"]),
+            ("%%cooptim" + BODY, ["needs a subcommand", "task, train, subnets, sharded, ranks"]),
             ("%%cooptim compare" + BODY, ["takes no body", "write %cooptim compare"]),
             ("%%cooptim runs" + BODY, ["takes no body"]),
             ("%%cooptim ranks --workers 0\n1", ["--workers = 0", "must be 1 or more"]),

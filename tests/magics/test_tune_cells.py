@@ -1,0 +1,106 @@
+"""`%cooptim tune` and `--plan` as they are typed; the race's picture while it goes on, at its end, and opened again."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from cooptim_magics.commands import COMMANDS
+from cooptim_magics.grammar import complete, parse
+from cooptim_magics.picture import Picture
+from cooptim_magics.plots import figure
+from cooptim_magics.racing import proof_table, race_curves, race_line, race_table
+from IPython.core.error import UsageError
+
+from cooptim_lab.codesign.race import OUT, Entry
+from cooptim_lab.codesign.tuning import AS_IS, PLAN, Part
+from cooptim_lab.levers import Plan
+from cooptim_lab.runs.events import Ended, Note, Phase, Raced, Started
+
+
+def entry(text, *ratios, gate=None, why=""):
+    made = Entry(Plan.read(text), gate=gate, to_goal=dict(enumerate(ratios)), an_epoch=dict(enumerate(ratios)))
+    if why:
+        made.leave(why)
+    return made.summary()
+
+
+def part(title, plan, *ratios):
+    return Part(
+        title, Plan.read(plan), to_goal=list(ratios), an_epoch=list(ratios), seconds=list(ratios),
+        metrics=[0.97] * len(ratios), metric_name="accuracy", parameters=1000,
+    ).summary()  # fmt: skip
+
+
+RACE = [
+    entry("fused", 0.8, 0.81, gate=0.8),
+    entry("batch=256,fused", 0.3, 0.31, gate=0.28),
+    entry("autocast", gate=3.0, why="an epoch takes 3.00 of the default's"),
+    entry("lr=4", math.inf, gate=1.0),
+]
+PROOF = [part(AS_IS, "", *[1.0] * 5), part(PLAN, "batch=256,fused", 0.33, 0.32, 0.34, 0.33, 0.33)]
+
+
+def picture(*events):
+    return Picture.of("tune: digits", [Started(way="tune", options={}, workers=1), *events])
+
+
+def test_the_race_is_in_order_and_says_why_one_is_out():
+    head, *rows = race_table(RACE)
+    assert [row[0] for row in rows] == ["batch=256,fused", "fused", "lr=4", "autocast"]
+    assert rows[0][1:] == ["0.28", "0.30", "0.29 – 0.32", "2", ""] or rows[0][1] == "0.28"
+    assert rows[2][head.index("P to the goal")] == "never reached it"
+    assert rows[3][-1] == "an epoch takes 3.00 of the default's"
+
+
+def test_while_it_goes_on_those_that_are_in_are_shown():
+    shown = picture(Phase(text="round 1"), *(Raced(row=row) for row in RACE))
+    assert [row[0] for row in shown.table[1:]] == ["batch=256,fused", "fused", "lr=4"]
+    assert [curve.name for curve in shown.curves] == ["batch=256,fused", "fused", "the default"]
+    assert "round 1" in shown.status
+
+
+def test_the_proof_takes_its_place():
+    events = [Raced(row=row) for row in [*RACE, *PROOF]]
+    said = ["P = 0.33, between 0.32 and 0.34 (95 %) to accuracy 97.0 %: batch=256,fused"]
+    end = Ended(state="done", summary={"sentences": said})
+    shown = picture(*events, Note(text="the goal is accuracy 97.0 %", is_doubt=False), Note(text="busy"), end)
+    assert [row[0] for row in shown.table[1:]] == [AS_IS, PLAN]
+    assert [curve.name for curve in shown.curves] == [PLAN, "the default"]
+    assert shown.sentence == "co-designed: P 0.33 (0.32 – 0.34, 95 %)"
+    first, second = shown.full_tables
+    assert first.notes == (*said, "the goal is accuracy 97.0 %", "⚠ busy")
+    assert len(second.cells) == 1 + len(RACE)
+    assert figure(shown).get_axes()
+
+
+def test_of_the_default_there_is_no_p():
+    head, default, plan = proof_table(PROOF)
+    assert default[head.index("P to the goal")] == ""
+    assert plan[head.index("P to the goal")] == "0.33"
+
+
+def test_who_leads_in_a_line():
+    assert race_line(RACE) == "batch=256,fused leads: P 0.30"
+    assert race_line([]) == ""
+    assert race_curves([entry("fused", gate=0.9)]) == []
+    assert race_curves([{**RACE[0], "state": OUT}]) == []
+
+
+def test_how_it_is_typed():
+    command = COMMANDS["tune"]
+    given = parse(command, ["--budget", "30", "--keep-accuracy", "1%", "--levers", "fused,threads", "-o", "found"])
+    assert (given.budget, given.keep_accuracy, given.levers, given.out) == (30.0, "1%", "fused,threads", "found")
+    with pytest.raises(UsageError, match="budget"):
+        parse(command, ["--budget", "soon"])
+    assert "--keep-accuracy" in complete(command, [], "--k")
+
+
+@pytest.mark.parametrize("name", ["train", "subnets", "sharded", "compare"])
+def test_every_training_takes_a_plan(name, capsys):
+    given = parse(COMMANDS[name], ["--plan", "batch=256,fused"])
+    assert given.plan == "batch=256,fused"
+    assert parse(COMMANDS[name], ["--help"]) is None
+    printed = capsys.readouterr().out
+    assert "--plan PLAN" in printed
+    assert "(default )" not in printed
