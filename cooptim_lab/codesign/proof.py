@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import random
 
-from ..errors import LabError, RunStopped
+from ..errors import InputError
 from ..levers.plan import NONE, Plan
 from ..runs.result import Result
 from .goal import seconds_an_epoch
@@ -68,18 +68,15 @@ class Proof:
 
     def _round(self, parts: list[Part], seed: int) -> None:
         study, results = self.study, dict[str, Result]()
-        for part in self._random.sample(parts, len(parts)):
-            if part.why:
-                continue
-            study.phase(f"proof, seed {seed}: {part.title}")
-            try:
-                results[part.title] = study.train(part.plan, seed)
-            except RunStopped:
-                raise
-            except LabError as error:
-                if part.title == AS_IS:
-                    raise
-                part.why = str(error)
+        asked = [part for part in self._random.sample(parts, len(parts)) if not part.why]
+        told = study.train([part.plan for part in asked], seed, f"proof, seed {seed}")
+        for part, result in zip(asked, told, strict=True):
+            if isinstance(result, Result):
+                results[part.title] = result
+            else:
+                part.why = result
+        if AS_IS not in results:
+            raise InputError(f"the default cannot be trained under seed {seed}: {self.parts[0].why}")
         assert study.goal is not None
         default = results[AS_IS]
         before = study.goal.seconds(default)

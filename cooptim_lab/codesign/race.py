@@ -22,7 +22,7 @@ from .figures import Figure, figure
 ERROR = 0.05
 MOST_MISSES = 2
 """A plan that never reached the goal so often is out."""
-HOPELESS = 1.5
+HOPELESS = 2.0
 """Times the best ratio of the first round: what is further behind is out, as no second round could bring it back."""
 IN, OUT, WON = "in", "out", "won"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from ..levers import Plan
@@ -17,6 +18,8 @@ class Carrier(Protocol):
 
     seed: int
     """The first of the race."""
+    batch: int
+    """Rows of a step of the default."""
     budget: float
     """Seconds."""
     goal: Goal | None
@@ -35,8 +38,8 @@ class Carrier(Protocol):
         """Seconds so far."""
         ...
 
-    def train(self, plan: Plan, seed: int) -> Result:
-        """One training, until the goal."""
+    def train(self, plans: Sequence[Plan], seed: int, where: str) -> list[Result | str]:
+        """Trainings in this order, until the goal; of each its result, or why there is none."""
         ...
 
     def entry(self, plan: Plan) -> Entry:

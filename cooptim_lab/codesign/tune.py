@@ -29,19 +29,19 @@ from ..studies.quiet import Surroundings, disturbs, throttled
 from ..studies.rounds import run_tell_pid
 from ..studies.study import Study
 from ..task import Task
-from ..training.spec import Baseline, Spec, make_spec, under_plan
-from ..ways import launch
+from ..training.spec import Spec, make_spec
 from . import candidates
 from .asked import run_pass_gates, run_survey
 from .goal import Goal, read_allowance, set_goal
 from .proof import Proof
 from .race import OUT, WON, Entry, choose
 from .racing import Racing
+from .trainer import Trainer
 from .tuning import Part, Tuning
 
 GOAL_SEEDS, FEWEST_GOAL_SEEDS = 5, 3
 """Trainings of the default that set the goal: fewer where five would take `GOAL_SHARE` of the budget."""
-GOAL_SHARE = 0.25
+GOAL_SHARE = 0.15
 """Of the budget, as long as the default may be trained for its goal."""
 NEEDED = 8
 """Trainings of the default that a budget must have room for: three for the goal, one to race, and the proof."""
@@ -101,7 +101,8 @@ class Tune(Study[Any, TuneSpec]):
         self.entries: dict[str, Entry] = {}
         self.tuning = Tuning(batch=spec.batch, epochs=spec.epochs)
         self.kinds = self._kinds()
-        self.seed, self.budget, self.random = spec.seed, spec.budget, random.Random(spec.seed)
+        self.seed, self.batch, self.budget = spec.seed, spec.batch, spec.budget
+        self.random = random.Random(spec.seed)
         self._began = time.monotonic()
         self.defaults: dict[int, Result] = {}
         self.goal: Goal | None = None
@@ -126,8 +127,8 @@ class Tune(Study[Any, TuneSpec]):
         self._began = time.monotonic()
         self._set_goal()
         levers = self._survey()
-        plans = self._pass_gates(levers)
-        Racing(self, plans).carry()
+        gates = self._pass_gates(levers)
+        Racing(self, levers, self.tuning.fast, gates).carry()
         winner, tied = choose([entry for entry in self.entries.values() if entry.to_goal])
         winner.state = WON
         self.post(winner)
@@ -143,8 +144,10 @@ class Tune(Study[Any, TuneSpec]):
         seeds = range(self.spec.seed, self.spec.seed + GOAL_SEEDS)
         results = []
         for number, seed in enumerate(seeds):
-            self.phase(f"the default, seed {seed}")
-            results.append(self.train(NONE, seed, until=0.0))
+            (result,) = self.train([NONE], seed, f"for the goal, seed {seed}")
+            if isinstance(result, str):
+                raise InputError(result)
+            results.append(result)
             took = (time.monotonic() - began) / (number + 1)
             if number == 0 and took * NEEDED > self.spec.budget:
                 raise InputError(self._too_small(took))
@@ -172,35 +175,26 @@ class Tune(Study[Any, TuneSpec]):
 
     def _survey(self) -> list[Lever]:
         self.phase("which levers apply")
-        found = self._ask(run_survey, spec=self._default_spec(), kinds=self.kinds)[0]
+        found = self._ask(run_survey, spec=self._trainer.spec_of(NONE, self.seed), kinds=self.kinds)[0]
         if found["why_not"]:
             said = "; ".join(f"{text}: {why}" for text, why in found["why_not"].items())
             self.say(f"not tried: {said}")
         self.pool.reserve(found["cpus"])
         return list(found["levers"])
 
-    def _pass_gates(self, levers: Sequence[Lever]) -> list[Plan]:
-        """Plans that are worth a training, the fastest first."""
-        batch = self.spec.batch
+    def _pass_gates(self, levers: Sequence[Lever]) -> dict[str, float]:
+        """By plan, what was measured."""
         self.phase("a moment of each lever")
-        alone = candidates.singles(levers)
-        gates = self._gate(alone)
-        fast = candidates.put_together(levers, gates)
-        self.tuning.fast = fast
+        gates = self._gate(candidates.singles(levers))
+        self.tuning.fast = candidates.put_together(levers, gates)
         self.phase("a moment of each plan")
-        combined = candidates.combined(levers, fast, gates)
-        gates |= self._gate(combined)
-        plans = candidates.to_train(levers, gates, [*alone, *combined], batch)
-        others = candidates.of_other_ways(levers, fast, batch)
-        for plan in [*plans, *others]:
-            self.entry(plan).gate = gates.get(str(plan.without("lr")))
-        return [*others, *plans]
+        return gates | self._gate(candidates.combined(levers, self.tuning.fast, gates))
 
     def _gate(self, plans: Sequence[Plan]) -> dict[str, float]:
         """Of each plan that could be measured, the seconds of an epoch over the default's."""
         if not plans:
             return {}
-        asked = {"spec": self._default_spec(), "plans": list(plans), "seed": self.spec.seed}
+        asked = {"spec": self._trainer.spec_of(NONE, self.seed), "plans": list(plans), "seed": self.spec.seed}
         measured = self._ask(run_pass_gates, **asked)[0]
         for plan, (ratio, why) in zip(plans, measured, strict=True):
             entry = self.entry(plan)
@@ -234,26 +228,15 @@ class Tune(Study[Any, TuneSpec]):
         """What is known of a plan."""
         return self.entries.setdefault(str(plan), Entry(plan))
 
-    def train(self, plan: Plan, seed: int, *, until: float | None = None) -> Result:
-        """One training; until the goal, unless something else is said.
+    def train(self, plans: Sequence[Plan], seed: int, where: str) -> list[Result | str]:
+        """Trainings in this order until the goal, as soon as there is one; see `Trainer.train`."""
+        until = 0.0 if self.goal is None else max(0.0, self.goal.value)  # of a loss below 0, all epochs
+        return self._trainer.train(plans, seed, until, where)
 
-        Raises
-        ------
-        LabError
-        """
-        goal = 0.0 if self.goal is None else max(0.0, self.goal.value)  # of a loss below 0, all epochs
-        spec = self._default_spec(plan, seed, goal if until is None else until)
-        child = launch(self.task, spec, pool=self.pool, record=False)
-        child.log.listen(lambda event: self.pass_on(event) if isinstance(event, Phase) else None)
-        result: Result = self.await_child(child)
-        if result.state != "done":
-            raise RunStopped("stopped")
-        return result
-
-    def _default_spec(self, plan: Plan = NONE, seed: int | None = None, until: float = 0.0) -> Any:
+    @property
+    def _trainer(self) -> Trainer:
         spec = self.spec
-        seed = spec.seed if seed is None else seed
-        return under_plan(Baseline(epochs=spec.epochs, batch=spec.batch, seed=seed, until=until, plan=plan))
+        return Trainer(self.task, self.pool, spec.epochs, spec.batch, self._ask, self.await_child, self.phase)
 
     def post(self, known: Entry | Part) -> None:
         """What is known of a plan by now."""

@@ -10,7 +10,7 @@ from .lever import TRAINING, Lever, Seen
 if TYPE_CHECKING:
     import torch
 
-LEAST_STEPS = 4
+LEAST_STEPS = 2
 """Of an epoch: a batch that leaves fewer is not tried."""
 
 

@@ -5,7 +5,8 @@ Everything about a task that can only be checked with torch is checked here, bef
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -78,7 +79,22 @@ class Prepared:
         return _examine(self.task, network, self.x, self.y, self.held_x, self.held_y, batch, parts, what)
 
 
-@as_given()
+_kept: list[dict[tuple[int, ...], Prepared]] = []
+
+
+@contextmanager
+def kept() -> Iterator[None]:
+    """While it lasts, a task is prepared once for each size of batch, and not for each training of it.
+
+    For trainings of one task in turn, whose optimizers and seeds may differ, and nothing else.
+    """
+    _kept.append({})
+    try:
+        yield
+    finally:
+        _kept.pop()
+
+
 def prepare(task: Task, batch: int = BATCH, parts: int = 1) -> Prepared:
     """Make tensors of a task's data, hold some out, and see that model, loss and labels fit each other.
 
@@ -94,6 +110,16 @@ def prepare(task: Task, batch: int = BATCH, parts: int = 1) -> Prepared:
     InputError
         One line that names what does not fit.
     """
+    if not _kept:
+        return _prepare(task, batch, parts)
+    key = (id(task.data), id(task.model), id(task.loss), id(task.metric), batch, parts)
+    if key not in _kept[-1]:
+        _kept[-1][key] = _prepare(task, batch, parts)
+    return replace(_kept[-1][key], task=task)
+
+
+@as_given()
+def _prepare(task: Task, batch: int, parts: int) -> Prepared:
     probe = build_model(task.model, seed=0)
     seed_all(task.seed)
     data, said = open_data(task.data), list[str]()

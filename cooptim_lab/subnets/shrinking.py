@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..preparing.building import build_model, count_parameters
+from ..preparing.building import build_model
 from ..task import Task
 from .finding import find_units
 from .narrowing import initialise
@@ -38,8 +38,7 @@ def _share(units: Units, parameters: int) -> list[Tensor]:
     low, high = 0.0, 1.0
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        count = count_parameters(units.narrow(_first(units, middle)))
-        low, high = (middle, high) if count <= parameters else (low, middle)
+        low, high = (middle, high) if units.count(_first(units, middle)) <= parameters else (low, middle)
     return _first(units, 1.0 if low > 1 - 2.0 ** (1 - BISECTIONS) else low)
 
 

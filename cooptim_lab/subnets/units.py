@@ -8,6 +8,7 @@ How units are found is not known here (`finding`), nor what the parts are for.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -146,6 +147,15 @@ class Units:
         own = {name: value for name, value in state_of(self.model).items() if name in self.axes}
         widths = {name: len(axis.kept(part)) for name, axis in self.widths.items()}
         return narrowed(self.model, self.cut(own, part), widths)
+
+    def count(self, part: Part) -> int:
+        """Of how many numbers the parameters of a network with only these units would be made."""
+        total = 0
+        for name, parameter in self.model.named_parameters():
+            axes = self.axes.get(name, {})
+            sides = (len(axes[axis].kept(part)) if axis in axes else n for axis, n in enumerate(parameter.shape))
+            total += math.prod(sides)
+        return total
 
     def factors(self, part: Part) -> dict[str, Tensor]:
         """How many times the inputs that a part has are to count (see `scaled`): of weights that sum over units, (in,).

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cooptim_lab import hardware
 
-NAMES = ("load_ext", "compare", "ranks", "subnets", "sharded", "costs", "examination", "busy", "merging")
+NAMES = ("load_ext", "compare", "ranks", "subnets", "sharded", "costs", "examination", "busy", "merging", "codesign")
 
 
 def main() -> int:

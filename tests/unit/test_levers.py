@@ -369,8 +369,8 @@ class TestWhereTheyApply:
 
     def test_values_that_are_tried(self):
         seen = self.seen(single)
-        assert [str(each) for each in KINDS["batch"].tried(seen)] == ["batch=128"]
-        assert [str(each) for each in KINDS["lr"].tried(seen)] == ["lr=1.41", "lr=2"]
+        assert [str(each) for each in KINDS["batch"].tried(seen)] == ["batch=128", "batch=256"]
+        assert [str(each) for each in KINDS["lr"].tried(seen)] == ["lr=1.41", "lr=2", "lr=4"]
         assert [str(each) for each in KINDS["threads"].tried(seen)] == ["threads=1"]
         assert [str(each) for each in KINDS["shards"].tried(seen)] == ["shards=2"]
 

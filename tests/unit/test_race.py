@@ -113,7 +113,7 @@ def entry(text, *ratios, gate=None):
 
 class TestRace:
     def test_who_is_far_behind_in_the_first_round_is_out(self):
-        entries = [entry("fused", 0.5), entry("threads=1", 0.7), entry("batch=128", 0.8)]
+        entries = [entry("fused", 0.5), entry("threads=1", 0.9), entry("batch=128", 1.1)]
         assert [str(each.plan) for each in close_round(entries, 6)] == ["batch=128"]
         assert "far behind" in entries[2].why
         assert [each.state for each in entries] == [IN, IN, OUT]
@@ -197,16 +197,37 @@ class TestCandidates:
         assert len(plans) == len(set(plans))
 
     def test_a_larger_batch_is_trained_with_each_rule(self):
-        plans = [Plan.read("batch=256,fused"), Plan.read("fused"), Plan.read("narrow=0.5")]
-        chosen = candidates.to_train(LEVERS, {"batch=256,fused": 0.3, "fused": 0.8, "narrow=0.5": 1.2}, plans, 64)
-        assert list(map(str, chosen)) == ["batch=256,lr=4,fused", "batch=256,lr=2,fused", "batch=256,fused", "fused"]
+        gates = {"batch=256,fused": 0.3, "batch=128,fused": 1.1}
+        chosen = candidates.of_rules(LEVERS, Plan.read("fused"), gates, 64)
+        assert list(map(str, chosen)) == ["fused", "batch=256,lr=4,fused", "batch=256,lr=2,fused", "batch=256,fused"]
+
+    def test_of_threads_the_faster_is_taken_for_each_batch(self):
+        fast = Plan.read("fused,threads=1")
+        gates = {"fused": 0.9, "fused,threads=1": 0.7, "batch=256,fused": 0.3, "batch=256,fused,threads=1": 0.5}
+        chosen = list(map(str, candidates.of_rules(LEVERS, fast, gates, 64)))
+        assert chosen[0] == "fused,threads=1"
+        assert "batch=256,lr=4,fused" in chosen
+        assert "batch=256,lr=4,fused,threads=1" not in chosen
+
+    def test_others_follow_the_best_rule_of_their_batch(self):
+        gates = {"narrow=0.5,batch=256,fused": 0.2, "narrow=0.5,fused": 0.6, "narrow=0.5,batch=128,fused": 0.4}
+        rules = {None: None, 256: read_lever("lr=2")}
+        chosen = candidates.of_others(LEVERS, Plan.read("fused"), gates, rules)
+        assert list(map(str, chosen)) == ["narrow=0.5,batch=256,lr=2,fused", "narrow=0.5,fused"]
 
     def test_other_ways(self):
-        plans = list(map(str, candidates.of_other_ways(LEVERS, Plan.read("fused,threads=1"), 64)))
-        assert "subnets=4,threads=1" in plans
-        assert "subnets=4,batch=256,lr=4,workers=2" in plans
-        assert "shards=2" in plans
-        assert not [text for text in plans if "fused" in text]
+        plans = candidates.of_ways(LEVERS, Plan.read("fused,threads=1"), Plan.read("batch=256,lr=4,fused"))
+        assert list(map(str, plans)) == [
+            "subnets=4,threads=1", "subnets=4,batch=256,lr=4,threads=1", "shards=2", "batch=256,lr=4,shards=2",
+        ]  # fmt: skip
+        more = candidates.on_more_ranks(LEVERS, plans[1])
+        assert list(map(str, more)) == ["subnets=4,batch=256,lr=4,workers=2"]
+        assert candidates.on_more_ranks(LEVERS, plans[2]) == []
+
+    def test_neighbours(self):
+        plans = list(map(str, candidates.neighbours(LEVERS, Plan.read("batch=128,lr=2,fused"))))
+        assert plans == ["batch=256,lr=2,fused", "batch=128,lr=4,fused", "batch=128,lr=1,fused"]
+        assert list(map(str, candidates.neighbours(LEVERS, Plan.read("fused")))) == ["lr=2,fused"]
 
 
 def part(title, plan, *ratios, **more):
