@@ -51,6 +51,9 @@ class Racing:
     def carry(self) -> None:
         """All rounds."""
         self._first_round()
+        for entry in self.study.untrained():
+            entry.leave("not trained by itself: raced with other levers beside it")
+            self.study.post(entry)
         self._close()
         for number in range(1, ROUNDS):
             alive = [entry for entry in self.racing if entry.state == IN]

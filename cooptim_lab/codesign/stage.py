@@ -33,6 +33,10 @@ class Carrier(Protocol):
         """Entries that were trained."""
         ...
 
+    def untrained(self) -> list[Entry]:
+        """Entries that are in, and were not trained."""
+        ...
+
     @property
     def spent(self) -> float:
         """Seconds so far."""

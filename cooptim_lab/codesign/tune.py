@@ -34,7 +34,7 @@ from . import candidates
 from .asked import run_pass_gates, run_survey
 from .goal import Goal, read_allowance, set_goal
 from .proof import Proof
-from .race import OUT, WON, Entry, choose
+from .race import IN, OUT, WON, Entry, choose
 from .racing import Racing
 from .trainer import Trainer
 from .tuning import Part, Tuning
@@ -114,6 +114,10 @@ class Tune(Study[Any, TuneSpec]):
     @property
     def rows(self) -> list[Any]:
         return [entry for entry in self.entries.values() if entry.to_goal]
+
+    def untrained(self) -> list[Entry]:
+        """Entries that are in, and were not trained."""
+        return [entry for entry in self.entries.values() if entry.state == IN and not entry.to_goal]
 
     @property
     def spent(self) -> float:
