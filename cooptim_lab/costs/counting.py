@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..preparing.building import trained
 from .products import FORMULAS
-from .work import Layer, Step, Work
+from .work import Call, Layer, Step, Work
 
 LOSS, OPTIMIZER = "(loss)", "(optimizer)"
 """Where an operator belongs that is in no module."""
@@ -140,7 +140,8 @@ def work_of(func: Any, args: Any, kwargs: Any, out: Any, others: dict[Any, Any])
     operations = sum(product.operations for product in products)
     if not products and packet in others:
         operations = others[packet](*args, **kwargs, out_val=out)
-    return Work(operations, moved, 1, 0, products, moved if operations else 0)
+    calls = (Call(name, moved, products, operations),)
+    return Work(operations, moved, 1, 0, products, moved if operations else 0, calls)
 
 
 def _changed(func: Any, args: Any, kwargs: Any) -> Iterator[Tensor]:
@@ -222,8 +223,8 @@ def make_step(counter: Counter, network: nn.Module, x: Tensor, name: str) -> Ste
             name=layer,
             kind=type(modules[layer]).__name__,
             parameters=own(modules[layer]),
-            forward=works[layer, False],
-            backward=works[layer, True],
+            forward=works[layer, False].merged(),
+            backward=works[layer, True].merged(),
         )
         for layer in counter.order
         if works[layer, False] != Work() or works[layer, True] != Work()
@@ -235,8 +236,8 @@ def make_step(counter: Counter, network: nn.Module, x: Tensor, name: str) -> Ste
         precision=str(next(iter(of_training)).dtype).removeprefix("torch."),
         threads=torch.get_num_threads(),
         layers=tuple(layers),
-        loss=works[LOSS, False] + works[LOSS, True],
-        optimizer=works[OPTIMIZER, False],
+        loss=(works[LOSS, False] + works[LOSS, True]).merged(),
+        optimizer=works[OPTIMIZER, False].merged(),
         parameters=sum(p.numel() for p in of_training),
         tensors=len(of_training),
     )

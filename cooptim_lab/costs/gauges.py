@@ -7,8 +7,8 @@ with how many threads is for `measuring`. Everything is torch's own, called as a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,18 @@ from torch import Tensor, nn
 
 from ..data.values import first_line
 from ..hardware import chip, cpus
-from ..hardware.ceilings import BF16, INSIDE, PRECISIONS, SKINNY_ROWS, TENSORS, Ceiling
+from ..hardware.ceilings import BF16, FLOAT32, INSIDE, PRECISIONS, SKINNY_ROWS, TENSORS, THIN_ROWS, Ceiling
 from ..hardware.memory import find_memory
 from ..hardware.readings import KIB, MIB, ROOT, sysctl
 from .counting import Counter
+from .gauge import Action, Gauge, Refused
+from .layers import layers
 from .work import total
 
 SIZES = (16, 32, 64, 128, 256, 512, 1024)
 """n of products n × n by n × n, and of `SKINNY_ROWS` × n by n × n."""
+FEW_SIZES = (16, 64, 256, 1024)
+"""n of products `THIN_ROWS` × n by n × n, and n × `SKINNY_ROWS` by `SKINNY_ROWS` × n."""
 CHAIN = 50
 """Small operators, one after the other, of a call."""
 SMALL = 8
@@ -41,40 +45,14 @@ LEAST_MEMORY, MOST_MEMORY = 96 * MIB, 768 * MIB
 IN_FLOAT32 = "in float32"
 """Of products that could have bf16 inside: they have not, at this size."""
 
-Action = Callable[[], object]
-
-
-class Refused(Exception):
-    """A figure that cannot be had here, and why, in a few words."""
-
-
-@dataclass(frozen=True)
-class Gauge:
-    """One figure to be measured.
-
-    `make` makes the action, or raises `Refused`; `per_call` is what a call amounts to, in the figure's unit: operations
-    or bytes in 10⁹ for a rate, how many of what is told for a cost.
-    """
-
-    about: Ceiling
-    make: Callable[[], Action]
-    per_call: float
-    is_rate: bool = True
-    remark: Callable[[], str] | None = None
-    """Asked once, when it can be measured: what is to be said of the figure."""
-    around: Callable[[], AbstractContextManager[None]] = nullcontext
-    """How torch is set while the action is made and called: once a sample, for that takes longer than a small call."""
-
-    def value(self, seconds: float) -> float:
-        """The figure, of the seconds of a call."""
-        return self.per_call / seconds if self.is_rate else seconds / self.per_call
-
 
 def gauges(threads: int, root: Path = ROOT) -> list[Gauge]:
     """All that is measured with so many threads; the sizes of a kind in their order."""
     return [
         *(product(kind, name, n, threads) for kind in ("square", "skinny") for name in PRECISIONS for n in SIZES),
+        *(product(kind, FLOAT32, n, threads) for kind in ("thin", "outer") for n in FEW_SIZES),
         *memory(threads, root),
+        *layers(threads),
         *operators(threads),
         *optimizers(threads),
     ]
@@ -84,8 +62,16 @@ def gauges(threads: int, root: Path = ROOT) -> list[Gauge]:
 
 
 def product(kind: str, precision: str, n: int, threads: int) -> Gauge:
-    """n × n by n × n, or `SKINNY_ROWS` × n by n × n; the result's memory is there."""
-    rows = n if kind == "square" else SKINNY_ROWS
+    """n × n by n × n, or `SKINNY_ROWS` × n by n × n; the result's memory is there.
+
+    Of kind "thin" `THIN_ROWS` × n. Of kind "outer" the gradient of a weight, as `SKINNY_ROWS` rows give it: n × rows by
+    rows × n, the first transposed, and the result new.
+    """
+    rows = {"square": n, "thin": THIN_ROWS}.get(kind, SKINNY_ROWS)
+
+    def outer() -> Action:
+        x, g = torch.randn(rows, n), torch.randn(rows, n)
+        return lambda: x.t() @ g
 
     def make() -> Action:
         dtype = torch.bfloat16 if precision == BF16 else torch.float32
@@ -108,7 +94,7 @@ def product(kind: str, precision: str, n: int, threads: int) -> Gauge:
         return IN_FLOAT32 if torch.equal(by_bf16, a @ b) else ""
 
     about = Ceiling(kind=kind, name=precision, threads=threads, size=n)
-    gauge = Gauge(about, make, 2e-9 * rows * n * n)
+    gauge = Gauge(about, outer if kind == "outer" else make, 2e-9 * rows * n * n)
     return replace(gauge, remark=remark, around=bf16_inside) if precision == INSIDE else gauge
 
 

@@ -24,7 +24,8 @@ from ..runs.events import Event, Gauged, Progress
 from ..task import Task
 from .calibration import measure_link
 from .counting import count_step, time_layers
-from .gauges import Action, Gauge, Refused, gauges
+from .gauge import Action, Gauge, Refused
+from .gauges import gauges
 
 LEAST_ROUNDS, MOST_ROUNDS = 3, 11
 """Rounds: as many as fit into the seconds, within these. Quartiles of three samples are hardly any: they say so little
@@ -32,7 +33,7 @@ on a machine that is so slow."""
 SAMPLE_SECONDS = 0.003
 """An action is called as often as that takes: one call of a small one would be lost in the clock."""
 MOST_CALLS = 5000
-CALLS = 60
+CALLS = 120
 """A call may take the whole budget's seconds over this; what takes longer is not measured, and says so."""
 REPORT_SECONDS = 0.25
 LINK_SAMPLES = 5

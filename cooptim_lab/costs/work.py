@@ -8,7 +8,7 @@ are kept, added up and sent as JSON, and torch is not known.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 
@@ -28,6 +28,26 @@ class Product:
 
 
 @dataclass(frozen=True)
+class Call:
+    """`times` calls of one operator, alike in what they move and multiply."""
+
+    operator: str
+    """Its name without the overload's: "addmm"."""
+    bytes: int = 0
+    """Of each call."""
+    products: tuple[Product, ...] = ()
+    """Of each call, where the sides are known."""
+    operations: int = 0
+    """Of each call."""
+    times: int = 1
+
+    @classmethod
+    def from_summary(cls, summary: Mapping[str, Any]) -> Call:
+        """What `asdict` made of it, and JSON of that."""
+        return cls(**{**summary, "products": tuple(Product(**one) for one in summary["products"])})
+
+
+@dataclass(frozen=True)
 class Work:
     """What a number of operators compute and move."""
 
@@ -42,6 +62,8 @@ class Work:
     """Their products, where their sides are known: what `operations` are of."""
     product_bytes: int = 0
     """Of `bytes`, those of the calls with operations."""
+    calls: tuple[Call, ...] = ()
+    """The same by operator, those that only look left out; empty in what an older version has counted."""
 
     def __add__(self, other: Work) -> Work:
         return Work(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
@@ -54,7 +76,21 @@ class Work:
     @classmethod
     def from_summary(cls, summary: Mapping[str, Any]) -> Work:
         """What `asdict` made of it, and JSON of that."""
-        return cls(**{**summary, "products": tuple(Product(**one) for one in summary["products"])})
+        return cls(
+            **{
+                **summary,
+                "products": tuple(Product(**one) for one in summary["products"]),
+                "calls": tuple(map(Call.from_summary, summary.get("calls", ()))),
+            }
+        )
+
+    def merged(self) -> Work:
+        """The same, with calls that are alike as one."""
+        counts: dict[Call, int] = {}
+        for call in self.calls:
+            alike = replace(call, times=1)
+            counts[alike] = counts.get(alike, 0) + call.times
+        return replace(self, calls=tuple(replace(call, times=times) for call, times in counts.items()))
 
 
 def total(works: Iterable[Work]) -> Work:

@@ -22,28 +22,21 @@ from .cgroups import quota
 from .mpi import find_mpi
 from .readings import ROOT, installed_version, sysctl
 
-VERSION = 1
+VERSION = 2
 """Of what is measured and how: what an older one has kept is measured again."""
 SKINNY_ROWS = 64
 """Rows of a skinny product: as many as a batch has where nobody says."""
+THIN_ROWS = 8
+"""Of a thinner one."""
 TENSORS = 64
 """That an optimizer steps in "step of tensors"."""
 FLOAT32, BF16, INSIDE = "float32", "bf16", "float32, bf16 inside"
 PRECISIONS = (FLOAT32, BF16, INSIDE)
-UNITS = {
-    "square": "GFLOP/s",
-    "skinny": "GFLOP/s",
-    "cache": "GB/s",
-    "memory": "GB/s",
-    "operator": "s",
-    "operator, trained": "s",
-    "step of a tensor": "s",
-    "step of tensors": "s",
-    "step of a large tensor": "s",
-    "latency": "s",
-    "link": "GB/s",
-    "link, both ways": "GB/s",
-}
+RATES = ("square", "skinny", "thin", "outer", "batched", "convolution", "cells", "attention")
+BANDWIDTHS = ("cache", "memory", "fresh", "function", "link", "link, both ways")
+COSTS = ("operator", "operator, trained", "view, trained", "loss", "latency")
+STEPS = ("step of a tensor", "step of tensors", "step of a large tensor")
+UNITS = {**dict.fromkeys(RATES, "GFLOP/s"), **dict.fromkeys(BANDWIDTHS, "GB/s"), **dict.fromkeys(COSTS + STEPS, "s")}
 """What there is, and in what it is measured. A GFLOP is 10⁹ additions and multiplications, a GB 10⁹ bytes."""
 
 
@@ -57,11 +50,13 @@ class Ceiling:
     kind: str
     """One of `UNITS`."""
     name: str = ""
-    """Of a product its precision; of an optimizer its name and how it is carried out."""
+    """Of a product its precision; of an optimizer its name and how it is carried out; of a convolution which of its
+    three, of a function its family (`costs.families`)."""
     threads: int = 1
     """Of the one process that was measured; of a link 1, of each of its two ranks."""
     size: int = 0
-    """Of a product n, of memory the bytes that are gone through, of an optimizer the parameters."""
+    """Of a product n, of a layer its channels or width, of memory the bytes that are gone through, of an optimizer the
+    parameters, of a function the numbers."""
     value: float | None = None
     low: float | None = None
     high: float | None = None

@@ -11,10 +11,22 @@ import math
 import statistics
 from collections.abc import Collection, Iterable
 
+from cooptim_lab.costs.families import FUNCTIONS
 from cooptim_lab.costs.work import Layer, Step, Work
-from cooptim_lab.hardware.ceilings import BF16, FLOAT32, INSIDE, PRECISIONS, SKINNY_ROWS, TENSORS, Ceiling, Ceilings
+from cooptim_lab.hardware.ceilings import (
+    BANDWIDTHS,
+    BF16,
+    FLOAT32,
+    INSIDE,
+    PRECISIONS,
+    RATES,
+    SKINNY_ROWS,
+    Ceiling,
+    Ceilings,
+)
 
 from .curves import Curve
+from .figures import FUNCTION, LAYERS, LINKS, OPTIMIZER, PLAIN
 from .tables import Cells, Table
 from .words import percent
 
@@ -136,7 +148,9 @@ def ceilings_table(rows: Collection[Ceiling]) -> Cells:
     head = ["what", *(cell for threads in counts for cell in (cores(threads), "quartiles")), "what it means"]
     body = [
         *(_product_row(known, kind, name, counts) for kind in ("square", "skinny") for name in PRECISIONS),
+        *(_sizes_row(known, what, kind, name, counts, means) for what, kind, name, means in LAYERS),
         *(_plain_row(known, what, kind, "", counts, means) for what, kind, means in PLAIN),
+        *(_plain_row(known, family, "function", family, counts, FUNCTION) for family in FUNCTIONS),
         *(
             _plain_row(known, f"{name}, {what}", kind, name, counts, means)
             for name in dict.fromkeys(row.name for row in rows if row.kind == OPTIMIZER[0][1])
@@ -145,24 +159,6 @@ def ceilings_table(rows: Collection[Ceiling]) -> Cells:
         *(_plain_row(known, what, kind, "", counts, means) for what, kind, means in LINKS),
     ]
     return [head, *(row for row in body if row)]
-
-
-PLAIN = (
-    ("memory in cache", "cache", "a = b + 2 c in the cores' own caches, by its bytes"),
-    ("memory beyond", "memory", "the same beyond the last cache: what large layers wait for"),
-    ("an operator", "operator", "a call on 8 numbers: what a small layer costs, however small"),
-    ("an operator, trained", "operator, trained", "of a small network's forward and backward pass, all calls in it"),
-)
-OPTIMIZER = (
-    ("one small tensor", "step of a tensor", "zero_grad and step: the call's own part"),
-    (f"{TENSORS} small tensors", "step of tensors", "the same: what each tensor adds"),
-    ("one large tensor", "step of a large tensor", "the same, of 2²⁰ parameters"),
-)
-LINKS = (
-    ("message, latency", "latency", "α between two ranks, however short the message"),
-    ("message, bandwidth", "link", "β of long messages, one way"),
-    ("both ways", "link, both ways", "each way while both are in use"),
-)
 
 
 def _product_row(known: Ceilings, kind: str, name: str, counts: list[int]) -> list[str]:
@@ -183,6 +179,19 @@ def _product_row(known: Ceilings, kind: str, name: str, counts: list[int]) -> li
         for remark in dict.fromkeys(row.why for row in found if row.why):
             means += f"; {remark}: n = {', '.join(str(row.size) for row in found if row.why == remark)}"
     return [what, *cells, means]
+
+
+def _sizes_row(known: Ceilings, what: str, kind: str, name: str, counts: list[int], means: str) -> list[str]:
+    tried = [row for row in known.rows if (row.kind, row.name) == (kind, name)]
+    if not tried:
+        return []
+    cells, said = list[str](), next((row.why for row in tried if row.why), means)
+    for threads in counts:
+        found = known.find(kind, name, threads)
+        cells += _figure(max(found, key=lambda row: row.value or 0.0, default=None))
+        if found:
+            said = f"{means}: {', '.join(f'{row.value:.3g} at {row.size:,}' for row in found)} ({cores(threads)})"
+    return [what, *cells, said]
 
 
 def _plain_row(known: Ceilings, what: str, kind: str, name: str, counts: list[int], means: str) -> list[str]:
@@ -206,9 +215,9 @@ def _figure(row: Ceiling | None) -> list[str]:
 
 
 def _unit(row: Ceiling) -> tuple[float, str]:
-    if row.kind in ("square", "skinny"):
+    if row.kind in RATES:
         return 1.0, "GFLOP/s"
-    if row.kind in ("cache", "memory", "link", "link, both ways"):
+    if row.kind in BANDWIDTHS:
         return 1.0, "GB/s"
     return (1e3, "ms") if (row.value or 0.0) >= 1e-3 else (1e6, "µs")
 

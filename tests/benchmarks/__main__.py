@@ -11,7 +11,10 @@ from pathlib import Path
 
 from cooptim_lab import hardware
 
-NAMES = ("load_ext", "compare", "ranks", "subnets", "sharded", "costs", "examination", "busy", "merging", "codesign")
+NAMES = (
+    "load_ext", "compare", "ranks", "subnets", "sharded", "costs", "examination", "busy", "merging", "codesign",
+    "prediction",
+)  # fmt: skip
 
 
 def main() -> int:

@@ -127,6 +127,24 @@ class TestTables:
         assert found["message, latency"][:4] == ["1.3 µs", "1.17 – 1.43", "", ""]
         assert {len(row) for row in rows} == {5 + 1}
 
+    def test_layers_by_size_and_functions_by_their_bytes(self):
+        rows = [
+            *(
+                ceiling("convolution", c / 2 * threads, "forward, 8 × 8", threads, c)
+                for threads in (1, 2)
+                for c in (4, 64)
+            ),
+            *(ceiling("function", 5.0 * threads, "batch norm", threads, 1 << 18) for threads in (1, 2)),
+            *(ceiling("cells", None, FLOAT32, threads, 16, "not here") for threads in (1, 2)),
+        ]
+        found = {row[0]: row[1:] for row in ceilings_table(rows)[1:]}
+        assert found["convolution, forward"][:4] == ["32 GFLOP/s", "28.8 – 35.2", "64 GFLOP/s", "57.6 – 70.4"]
+        assert found["convolution, forward"][4].endswith(
+            "c channels to c, 8 × 8 numbers each: 4 at 4, 64 at 64 (2 cores)"
+        )
+        assert found["batch norm"][::2][:2] == ["5 GB/s", "10 GB/s"]
+        assert found["LSTM"] == ["", "", "", "", "not here"]
+
     def test_one_core_has_one_pair_of_columns(self):
         head, *_ = ceilings_table([row for row in ROWS if row.threads == 1])
         assert head == ["what", "1 core", "quartiles", "what it means"]

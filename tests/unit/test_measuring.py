@@ -9,9 +9,12 @@ import pytest
 import torch
 
 from cooptim_lab.comm.context import Context
-from cooptim_lab.costs import gauges, measuring
-from cooptim_lab.costs.gauges import Gauge, Refused
+from cooptim_lab.costs import gauges, layers, measuring
+from cooptim_lab.costs.counting import Counter
+from cooptim_lab.costs.families import FAMILY, FORWARD, INPUT, RANDOM, WEIGHT
+from cooptim_lab.costs.gauge import Gauge, Refused
 from cooptim_lab.costs.measuring import Turn, measure_machine, of_samples
+from cooptim_lab.costs.work import total
 from cooptim_lab.hardware.ceilings import BF16, FLOAT32, INSIDE, UNITS, Ceiling
 from cooptim_lab.runs.events import Gauged, Progress
 
@@ -193,6 +196,7 @@ class TestRealGauges:
 
     def test_each_gives_a_figure_or_says_why(self, monkeypatch):
         monkeypatch.setattr(gauges, "SIZES", (16, 64))
+        monkeypatch.setattr(gauges, "FEW_SIZES", (16, 64))
         monkeypatch.setattr(gauges, "MANY", 1 << 12)
         monkeypatch.setattr(gauges, "MOST_MEMORY", 1 << 22)
         monkeypatch.setattr(measuring, "MOST_ROUNDS", 2)
@@ -262,3 +266,37 @@ class TestRealGauges:
         assert trained.per_call == gauges.DEPTH * 6 - 1
         triad = gauges.triad("cache", 12000, 1)
         assert triad.per_call * 1e9 == pytest.approx(triad.about.size) == 12000
+
+    def test_layers_amount_to_what_is_counted(self):
+        """Operations and bytes of a call, as the counter finds them in the action itself."""
+        for one in layers.layers(1):
+            if one.about.kind not in ("batched", "cells", "attention", "function") or one.about.name == RANDOM:
+                continue
+            counter = Counter(torch.nn.Identity())
+            action = one.make()
+            with counter.watching():
+                action()
+            calls = total(counter.works.values()).calls
+            if one.about.kind == "function":
+                counted = sum(call.bytes for call in calls if FAMILY.get(call.operator) == one.about.name)
+            else:
+                counted = sum(call.operations for call in calls)
+            assert counted == pytest.approx(one.per_call * 1e9), one.about
+
+    @pytest.mark.parametrize("what", [FORWARD, INPUT, WEIGHT])
+    def test_a_convolution_computes_what_it_is_named_after(self, what):
+        gauge = layers.convolution(what, 16, 2, 4, 1)
+        assert gauge.per_call * 1e9 == pytest.approx(2 * 16 * 16**2 * 9 * 2 * 4)
+        out = gauge.make()()
+        if what == FORWARD:
+            assert out.shape == (16, 4, 16, 16)
+        else:
+            assert [each is not None for each in out] == [what == INPUT, what == WEIGHT, False]
+
+    def test_a_torch_without_such_an_operator(self, monkeypatch):
+        monkeypatch.setattr(layers, "calls_of", lambda action, operators: [])
+        refused = [each for each in layers.layers(1) if each.about.kind in ("cells", "attention", "function")]
+        for one in refused:
+            if one.about.name != RANDOM:
+                with pytest.raises(Refused, match="torch has no"):
+                    one.make()
