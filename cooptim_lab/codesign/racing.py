@@ -102,7 +102,7 @@ class Racing:
     def _new(self, plan: Plan) -> Entry | None:
         entry = self.study.entry(plan)
         entry.gate = candidates.gate_of(plan, self.gates) if entry.gate is None else entry.gate
-        if entry in self.racing:
+        if entry in self.racing or entry.state != IN:
             return None
         self.racing.append(entry)
         return entry

@@ -30,8 +30,8 @@ from ..studies.rounds import run_tell_pid
 from ..studies.study import Study
 from ..task import Task
 from ..training.spec import Spec, make_spec
-from . import candidates
-from .asked import run_pass_gates, run_survey
+from .asked import run_survey
+from .gating import Gating
 from .goal import Goal, read_allowance, set_goal
 from .proof import Proof
 from .race import IN, OUT, WON, Entry, choose
@@ -125,14 +125,17 @@ class Tune(Study[Any, TuneSpec]):
         return time.monotonic() - self._began
 
     def measure(self) -> None:
-        self.around.ranks = self._ask(run_tell_pid, is_cooperative=False)
+        self.around.ranks = self.ask(run_tell_pid, is_cooperative=False)
         self.around.await_quiet(self._wait)
         self.around.begin()
         self._began = time.monotonic()
         self._set_goal()
-        levers = self._survey()
-        gates = self._pass_gates(levers)
-        Racing(self, levers, self.tuning.fast, gates).carry()
+        found = self._survey()
+        gating = Gating(self, self.ask, self._trainer.spec_of(NONE, self.seed))
+        if self.pool.launch.is_here:
+            gating.foresee(found["optimizer"])
+        self.tuning.fast, gates = gating.pass_gates(found["levers"])
+        Racing(self, found["levers"], self.tuning.fast, gates).carry()
         winner, tied = choose([entry for entry in self.entries.values() if entry.to_goal])
         winner.state = WON
         self.post(winner)
@@ -177,38 +180,14 @@ class Tune(Study[Any, TuneSpec]):
 
     # What may be faster.
 
-    def _survey(self) -> list[Lever]:
+    def _survey(self) -> dict[str, Any]:
         self.phase("which levers apply")
-        found = self._ask(run_survey, spec=self._trainer.spec_of(NONE, self.seed), kinds=self.kinds)[0]
+        found = self.ask(run_survey, spec=self._trainer.spec_of(NONE, self.seed), kinds=self.kinds)[0]
         if found["why_not"]:
             said = "; ".join(f"{text}: {why}" for text, why in found["why_not"].items())
             self.say(f"not tried: {said}")
         self.pool.reserve(found["cpus"])
-        return list(found["levers"])
-
-    def _pass_gates(self, levers: Sequence[Lever]) -> dict[str, float]:
-        """By plan, what was measured."""
-        self.phase("a moment of each lever")
-        gates = self._gate(candidates.singles(levers))
-        self.tuning.fast = candidates.put_together(levers, gates)
-        self.phase("a moment of each plan")
-        return gates | self._gate(candidates.combined(levers, self.tuning.fast, gates))
-
-    def _gate(self, plans: Sequence[Plan]) -> dict[str, float]:
-        """Of each plan that could be measured, the seconds of an epoch over the default's."""
-        if not plans:
-            return {}
-        asked = {"spec": self._trainer.spec_of(NONE, self.seed), "plans": list(plans), "seed": self.spec.seed}
-        measured = self._ask(run_pass_gates, **asked)[0]
-        for plan, (ratio, why) in zip(plans, measured, strict=True):
-            entry = self.entry(plan)
-            entry.gate = ratio
-            if ratio is None:
-                entry.leave(why)
-            elif ratio > candidates.WORTH:
-                entry.leave(f"an epoch takes {ratio:.2f} of the default's")
-            self.post(entry)
-        return {str(plan): ratio for plan, (ratio, _) in zip(plans, measured, strict=True) if ratio is not None}
+        return found
 
     def _tuned(self) -> Plan:
         """The best that one process does with the default's own steps: threads and a fused optimizer."""
@@ -240,7 +219,7 @@ class Tune(Study[Any, TuneSpec]):
     @property
     def _trainer(self) -> Trainer:
         spec = self.spec
-        return Trainer(self.task, self.pool, spec.epochs, spec.batch, self._ask, self.await_child, self.phase)
+        return Trainer(self.task, self.pool, spec.epochs, spec.batch, self.ask, self.await_child, self.phase)
 
     def post(self, known: Entry | Part) -> None:
         """What is known of a plan by now."""
@@ -263,8 +242,8 @@ class Tune(Study[Any, TuneSpec]):
             raise RunStopped("stopped")
         self.run.post(Phase(text=f"{said}: waiting for quiet"))
 
-    def _ask(self, program: Callable[..., Any], *, is_cooperative: bool = True, **arguments: Any) -> list[Any]:
-        """What a program returns on the one rank."""
+    def ask(self, program: Callable[..., Any], *, is_cooperative: bool = True, **arguments: Any) -> list[Any]:
+        """What a program returns on the one rank, in a list."""
         if program is not run_tell_pid:
             arguments["task"] = self.task
         child: Run[list[Any]] = Run("call", {"workers": 1})
