@@ -111,14 +111,13 @@ def _read(context: Context, task: Task, spec: Sharded, network: bytes) -> tuple[
     model = unpacked(network)
     seed_all(task.seed)
     every = open_rows(task, model)
-    said = what_draws(every) if context.is_root else []
     trained, held = hold_out(len(every), task.held_out, task.seed)
     labels = every.labels() if spec.deals_by_class else None
     dealt = deal(trained, context.size, context.rank, spec.shards, spec.seed, labels, spec.skew)
     rows = keep(every, dealt.rows)
     held_out = HeldOut(task, every, held, context.comm)
     loss = loss_of(task, rows.take(FIRST)[1])
-    fits = Examined.nothing(said)
+    fits = Examined.nothing(what_draws(every) if context.is_root else [])
     return Shard(context.rank, spec, network, rows, dealt, held_out, loss, fits, AS_IT_IS, Apart()), held_out.labels(
         rows
     )
