@@ -90,15 +90,13 @@ def open_shard(context: Context, task: Task, spec: Sharded) -> Shard:
     every = torch.cat(allgather(comm, labels)).unique()
     examined = agreed(comm, lambda: _examine(context, task, shard, every))
     # What outputs mean, and the loss divides by, is the same for all: what rank 0 has found.
-    learned = examined.learned
-    first, unused = bcast(comm, examined), allgather(comm, {*learned.unused, *learned.at_times})
-    learned = replace(first.learned, at_times=tuple(sorted(set[str]().union(*unused))))
+    first = bcast(comm, examined)
     lines = (*shard.examined.findings, *first.findings)
     normalises = bcast(comm, normalising(_is_normalised(shard), spec, context.size))
     differs = _see_apart(context, task, shard)
     shard.held.meaning, shard.held.reduction = first.meaning, first.reduction
     shard.held.is_scored_together = differs.is_scored_together
-    examined = replace(first, learned=learned, findings=lines)
+    examined = replace(first, findings=lines)
     return replace(shard, examined=examined, normalises=normalises, apart=differs)
 
 
