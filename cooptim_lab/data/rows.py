@@ -57,6 +57,10 @@ class Rows(Protocol):
         """
         ...
 
+    def targets(self, rows: Tensor) -> Tensor:
+        """Their y, as `take` gives it, without reading X where it lies apart."""
+        ...
+
     def labels(self, rows: Tensor | None = None) -> np.ndarray | None:
         """The whole-number labels of these rows (None: of all), 1-d, without reading X; None where y is something else.
 
@@ -77,6 +81,9 @@ class TensorRows:
     def take(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         return self._x.index_select(0, rows), self._y.index_select(0, rows)  # in less than half the time of x[rows]
 
+    def targets(self, rows: Tensor) -> Tensor:
+        return self._y.index_select(0, rows)
+
     def labels(self, rows: Tensor | None = None) -> np.ndarray | None:
         return whole_labels(self._y if rows is None else self._y[rows])
 
@@ -91,15 +98,19 @@ class ArrayRows:
         return len(self._x.values)
 
     def take(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        wanted = rows.numpy().astype(np.int64)  # numpy would convert int32 anew in every search among them
-        order = np.argsort(wanted, kind="stable")  # neighbours in the file are read together
-        ascending = wanted[order]
+        ascending, order = _in_order(rows)
         x = self._x.take(ascending, order, self._form.of_x(self._x.is_floating))
-        y = self._y.take(ascending, order, self._form.of_y(self._y.is_floating))
         check_finite(x)
+        return x, self._take_y(ascending, order)
+
+    def targets(self, rows: Tensor) -> Tensor:
+        return self._take_y(*_in_order(rows))
+
+    def _take_y(self, ascending: np.ndarray, order: np.ndarray) -> Tensor:
+        y = self._y.take(ascending, order, self._form.of_y(self._y.is_floating))
         if self._is_y_checked:
             check_finite(y, "y")
-        return x, y
+        return y
 
     def labels(self, rows: Tensor | None = None) -> np.ndarray | None:
         if whole_labels(self._y.values[:1]) is None:
@@ -134,6 +145,9 @@ class DatasetRows:
             return self._first_x[:0], self._first_y[:0]
         x, y = self._read(rows.tolist())
         return _as_first("X", x, self._first_x), _as_first("y", y, self._first_y)
+
+    def targets(self, rows: Tensor) -> Tensor:
+        return self.take(rows)[1]
 
     def labels(self, rows: Tensor | None = None) -> np.ndarray | None:
         """From the Dataset's `targets`, where it has them as those of torchvision do; else from its items, in turn."""
@@ -199,6 +213,9 @@ class SomeRows:
     def take(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         return self._rows.take(self._which[rows])
 
+    def targets(self, rows: Tensor) -> Tensor:
+        return self._rows.targets(self._which[rows])
+
     def labels(self, rows: Tensor | None = None) -> np.ndarray | None:
         return self._rows.labels(self._which if rows is None else self._which[rows])
 
@@ -242,6 +259,13 @@ class _Column:
             return self.values[torch.from_numpy(rows)]
         found = self.values[rows] if self._file is None else self._file.read(rows)
         return torch.from_numpy(np.ascontiguousarray(found, dtype=found.dtype.newbyteorder("=")))
+
+
+def _in_order(rows: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Row numbers ascending, since neighbours in a file are read together; and of each the place where it is wanted."""
+    wanted = rows.numpy().astype(np.int64)  # numpy would convert int32 anew in every search among them
+    order = np.argsort(wanted, kind="stable")
+    return wanted[order], order
 
 
 def _as_first(name: str, part: Tensor, first: Tensor) -> Tensor:

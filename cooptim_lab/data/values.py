@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,6 +18,10 @@ PIECE = 4 << 20
 """Bytes that are read, converted or checked at a time."""
 WIDEST = 8
 """Bytes of a number that torch has a type for."""
+TWICE, LONGEST = 256, 0.25
+"""Rows of a Dataset that are read twice, and seconds after which no more are."""
+GOLDEN = (5**0.5 - 1) / 2
+"""Multiples of it, without their whole parts, are spread evenly however many they are, and in step with no period."""
 
 
 def open_data(data: Any) -> Any:
@@ -44,18 +49,45 @@ def read_items(dataset: Any) -> tuple[tuple[Tensor, Tensor], list[str]]:
     rows = range(len(dataset))
     check_data((rows, rows))  # that there are two at least
     xs, ys = read_pairs(dataset, rows)
-    return (stack("X", xs), stack("y", ys)), told_of_drawing(dataset)
+    return _stacked((xs, ys)), told_of_drawing(dataset)
 
 
 def told_of_drawing(dataset: Any) -> list[str]:
-    """A line on a Dataset that gives something else for a row when it is asked again."""
-    (first, _), (again, _) = (read_pairs(dataset, [0]) for _ in range(2))
-    if torch.equal(torch.as_tensor(first[0]), torch.as_tensor(again[0])):
-        return []
-    return [
-        "the Dataset draws at random (row 0 is another X when it is read again): rows are read once and stay as they "
-        "were drawn; to draw anew in every epoch, do it in the model's forward"
-    ]
+    """A line on a Dataset that gives something else for a row when it is asked again.
+
+    Some of its rows are read twice, and as long as that takes little time: a Dataset may draw for few of them only. To
+    be asked after whatever draws in earnest: how many are read depends on the time.
+    """
+    began, count = time.perf_counter(), len(dataset)
+    for row in spread(count, TWICE).tolist():
+        first, again = (_stacked(read_pairs(dataset, [row])) for _ in range(2))
+        for name, one, other in zip(("X", "y"), first, again, strict=True):
+            if not _is_same(one, other):
+                return [
+                    f"the Dataset draws at random (row {row} is another {name} when it is read again): rows are read "
+                    "once and stay as they were drawn; to draw anew in every epoch, do it in the model's forward"
+                ]
+        if time.perf_counter() - began > LONGEST:
+            break
+    return []
+
+
+def spread(count: int, most: int) -> np.ndarray:
+    """Numbers of `most` of `count` rows, or a few less, int64; from row 0 on, and evenly however many are taken."""
+    rows = (count * (np.arange(most) * GOLDEN % 1)).astype(np.int64)
+    return rows[np.sort(np.unique(rows, return_index=True)[1])]
+
+
+def _stacked(pairs: tuple[list[Any], list[Any]]) -> tuple[Tensor, Tensor]:
+    """X and y of some items, copied: a Dataset may write the next into the same memory."""
+    return stack("X", pairs[0]), stack("y", pairs[1])
+
+
+def _is_same(one: Tensor, other: Tensor) -> bool:
+    """NaN is like NaN."""
+    if one.shape != other.shape:
+        return False
+    return bool(((one == other) | ((one != one) & (other != other))).all())
 
 
 def stack(name: str, parts: list[Any]) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..comm.context import Context
-from ..comm.objects import agreed, allgather, bcast
+from ..comm.objects import agreed, allgather, bcast, gather
 from ..data.holding import hold_out
 from ..data.rows import Rows, keep, open_rows, what_draws
 from ..errors import InputError
@@ -21,11 +21,13 @@ from ..preparing.building import build_model, on_trial, packed, unpacked
 from ..preparing.examination import Examined, examine, undisturbed
 from ..preparing.examination.apart import ROWS, Apart, see_apart
 from ..preparing.examination.learning import refuse_modes, refuse_what_lies_flat
+from ..preparing.examination.parts import looked_at, see_parts, unusual
 from ..preparing.examination.sizes import Smallest, smallest_batch
 from ..preparing.held_out import HeldOut
 from ..preparing.hooks import refuse_hooks
 from ..preparing.modes import put
-from ..preparing.scoring import Loss, loss_of
+from ..preparing.reduction import Reduction
+from ..preparing.scoring import Loss, is_torchs_classes, loss_of
 from ..preparing.seeds import seed_all
 from ..task import Task
 from ..training.spec import Sharded
@@ -39,6 +41,8 @@ ON_A_RANK = (
     "(register_full_backward_hook) change what rows pass back, or give one worker"
 )
 """What speaks against hooks on gradients: a linear one would be right, but not one that bounds, and nobody can tell."""
+LEAST_UNUSUAL, MOST_UNUSUAL, MOST_OUTPUTS = 16, 96, 1 << 20
+"""Rows that each rank brings to see whether parts make the whole; of all ranks; numbers of their outputs, of a rank."""
 
 
 @dataclass(frozen=True)
@@ -90,15 +94,13 @@ def open_shard(context: Context, task: Task, spec: Sharded) -> Shard:
     every = torch.cat(allgather(comm, labels)).unique()
     examined = agreed(comm, lambda: _examine(context, task, shard, every))
     # What outputs mean, and the loss divides by, is the same for all: what rank 0 has found.
-    learned = examined.learned
-    first, unused = bcast(comm, examined), allgather(comm, {*learned.unused, *learned.at_times})
-    learned = replace(first.learned, at_times=tuple(sorted(set[str]().union(*unused))))
-    lines = (*shard.examined.findings, *first.findings)
+    first = bcast(comm, examined)
+    lines = (*shard.examined.findings, *first.findings, *_see_parts(context, task, shard, first.reduction))
     normalises = bcast(comm, normalising(_is_normalised(shard), spec, context.size))
     differs = _see_apart(context, task, shard)
     shard.held.meaning, shard.held.reduction = first.meaning, first.reduction
     shard.held.is_scored_together = differs.is_scored_together
-    examined = replace(first, learned=learned, findings=lines)
+    examined = replace(first, findings=lines)
     return replace(shard, examined=examined, normalises=normalises, apart=differs)
 
 
@@ -111,14 +113,13 @@ def _read(context: Context, task: Task, spec: Sharded, network: bytes) -> tuple[
     model = unpacked(network)
     seed_all(task.seed)
     every = open_rows(task, model)
-    said = what_draws(every) if context.is_root else []
     trained, held = hold_out(len(every), task.held_out, task.seed)
     labels = every.labels() if spec.deals_by_class else None
     dealt = deal(trained, context.size, context.rank, spec.shards, spec.seed, labels, spec.skew)
     rows = keep(every, dealt.rows)
     held_out = HeldOut(task, every, held, context.comm)
     loss = loss_of(task, rows.take(FIRST)[1])
-    fits = Examined.nothing(said)
+    fits = Examined.nothing(what_draws(every) if context.is_root else [])
     return Shard(context.rank, spec, network, rows, dealt, held_out, loss, fits, AS_IT_IS, Apart()), held_out.labels(
         rows
     )
@@ -151,6 +152,44 @@ def _see_apart(context: Context, task: Task, shard: Shard) -> Apart:
     every = allgather(context.comm, found)
     names = dict.fromkeys(name for each in every for name in each.training)
     return Apart(tuple(names), any(each.is_scored_together for each in every))
+
+
+def _see_parts(context: Context, task: Task, shard: Shard, reduction: Reduction) -> list[str]:
+    """See that a loss of the user's own divides by what rank 0 has found, by unusual rows of all ranks. Collective.
+
+    Refused where every step is one of all ranks; where each takes its own, by its own loss, it is said.
+    """
+    comm = context.comm
+    if context.size == 1 or task.loss is None or is_torchs_classes(task.loss):
+        return []
+    every = gather(comm, agreed(comm, lambda: _unusual(context, shard)))
+
+    def see() -> list[str]:
+        loss = on_trial(task).loss
+        if every is None or loss is None:
+            return []
+        try:
+            with undisturbed():
+                see_parts(reduction, loss, *(torch.cat(of) for of in zip(*every, strict=True)))
+        except InputError as error:
+            if shard.spec.is_synchronous:
+                raise
+            return [str(error)]
+        return []
+
+    return agreed(comm, see)
+
+
+def _unusual(context: Context, shard: Shard) -> tuple[Tensor, Tensor]:
+    """What the network gives for some unusual rows of this rank's, and their y."""
+    rows, network = shard.rows, put(unpacked(shard.network), training=False)
+    looked = looked_at(len(rows), rows.targets(FIRST).numel())
+    with undisturbed(), torch.no_grad():
+        outputs = network(rows.take(FIRST)[0]).numel()
+        most = max(LEAST_UNUSUAL, min(MOST_UNUSUAL // context.size, MOST_OUTPUTS // max(1, outputs)))
+        x, y = rows.take(looked[unusual(rows.targets(looked), most)])
+        part = math.ceil(shard.spec.batch / context.size)
+        return torch.cat([network(piece.clone()) for piece in x.split(part)]), y
 
 
 def _is_normalised(shard: Shard) -> bool:

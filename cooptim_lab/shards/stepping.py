@@ -125,8 +125,8 @@ def build_step(
     """
     spec, comm = shard.spec, context.comm
     model = put(unpacked(shard.network), training=True)
-    steps, at_times = spec.epochs * shard.per_epoch, shard.examined.learned.at_times
-    replica = Replica(model, task, steps, at_times, is_trial=is_trial)
+    tells = spec.compress != "none" or not isinstance(spec.aggregate, str)
+    replica = Replica(model, task, spec.epochs * shard.per_epoch, tells=tells, is_trial=is_trial)
     aggregator = make_aggregator(spec.aggregate, comm, replica, settings_of(spec, replica), timeline)
     if isinstance(aggregator, AllReduce):
         aggregator.use_buckets(buckets)

@@ -31,3 +31,13 @@ def test_networks_drawn_at_random_are_one_process_or_refused(ranks):
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 def test_what_parts_of_a_batch_make_another_is_said(ranks):
     run_ranks(Path(__file__).with_name("prog_apart.py"), ranks)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_what_no_row_of_a_batch_reaches_is_left_as_it_is(ranks):
+    run_ranks(Path(__file__).with_name("prog_untouched.py"), ranks)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_a_divisor_that_rare_rows_show_is_seen(ranks):
+    run_ranks(Path(__file__).with_name("prog_parts.py"), ranks)

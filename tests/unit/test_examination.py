@@ -17,6 +17,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from cooptim_lab import Task
 from cooptim_lab.comm.context import Context
+from cooptim_lab.data.values import LONGEST, told_of_drawing
 from cooptim_lab.preparing.building import copied
 from cooptim_lab.preparing.examination import undisturbed
 from cooptim_lab.preparing.prepare import prepare
@@ -465,6 +466,27 @@ class Augmenting(Dataset):
         return X[i] + torch.randn(4), int(Y[i])
 
 
+class Seldom(Dataset):
+    """Draws for some rows only, X or y; `pause` seconds a row."""
+
+    def __init__(self, what, pause=0.0):
+        self.what, self.pause = what, pause
+        self.read = 0
+
+    def __len__(self):
+        return 400
+
+    def __getitem__(self, i):
+        time.sleep(self.pause)
+        self.read += 1
+        x, y = X[i].clone(), int(Y[i])
+        if i % 10 == 5 and self.what == "X":  # of one class of ten, not of row 0's
+            x += torch.randn(4)
+        if self.what == "y" and random.random() < 0.1:
+            y = 1 - y
+        return x, y
+
+
 class Stream(IterableDataset):
     def __len__(self):
         return 40
@@ -500,6 +522,47 @@ def test_a_dataset_that_draws_is_told_of(program, spec):
     result, notes = run(program, spec, Task(model=mlp(), data=Augmenting()))
     assert any("draws at random" in note for note in notes)
     assert result.state == "done"
+
+
+@every_way
+@pytest.mark.parametrize("what", ["X", "y"])
+def test_a_dataset_that_draws_for_some_rows_only_is_told_of(program, spec, what):
+    _, notes = run(program, spec, Task(model=mlp(), data=Seldom(what)))
+    said = [note for note in notes if "draws at random" in note]
+    assert len(said) == 1
+    assert f"is another {what} when it is read again" in said[0]
+    assert not [note for note in run(program, spec, Task(model=mlp(), data=Seldom("")))[1] if "draws" in note]
+
+
+def test_missing_values_and_memory_that_is_written_anew_are_no_drawing():
+    memory = torch.zeros(4)
+
+    class Missing(Seldom):
+        def __getitem__(self, i):
+            return memory.copy_(X[i]), torch.tensor([float("nan"), 1.0])
+
+    class Rewriting(Seldom):
+        def __getitem__(self, i):
+            return memory.copy_(X[i] + torch.randn(4)), 0
+
+    assert told_of_drawing(Missing("")) == []
+    assert "row 0 is another X" in told_of_drawing(Rewriting(""))[0]
+
+
+def test_a_slow_dataset_is_read_twice_as_far_as_that_takes_little_time():
+    slow, fast = Seldom("", pause=LONGEST), Seldom("")
+    assert told_of_drawing(slow) == told_of_drawing(fast) == []
+    assert (slow.read, fast.read > 64) == (2, True)
+
+
+def test_rows_read_twice_change_nothing_of_what_a_rank_draws():
+    """How many are is a matter of time, and what is trained on is not."""
+    task = Task(model=mlp(), data=Seldom("y"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cooptim_lab.data.values.TWICE", 1)
+        few, _ = run(*WAYS["sharded"], task)
+    many, _ = run(*WAYS["sharded"], task)
+    assert torch.equal(few.network[0].weight, many.network[0].weight)
 
 
 @every_way

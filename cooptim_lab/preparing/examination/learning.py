@@ -17,8 +17,6 @@ from ..scoring import Loss
 
 FEW = 3
 """Names that a line tells."""
-SINGLES = 8
-"""Rows that are tried by themselves."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +27,6 @@ class Learned:
     ----------
     unused
         Names of parameters that got no gradient.
-    at_times
-        Of those that got none from some single rows: what a step leaves untouched depends on its rows.
     sparse
         Of those that got a sparse one.
     replaced
@@ -46,7 +42,6 @@ class Learned:
     """
 
     unused: tuple[str, ...] = ()
-    at_times: tuple[str, ...] = ()
     sparse: tuple[str, ...] = ()
     replaced: tuple[str, ...] = ()
     reshaped: tuple[str, ...] = ()
@@ -91,7 +86,6 @@ def see_learning(
     replaced = tuple(name for name, p in named if p.data_ptr() != places[name])
     return Learned(
         unused,
-        _at_times(network, loss, x, y),
         sparse,
         replaced,
         tuple(name for name, shape in shapes_of(network).items() if shapes.get(name) != shape),
@@ -99,22 +93,6 @@ def see_learning(
         all(torch.equal(p.detach(), before[name]) for name, p in named if p.shape == before[name].shape),
         has_modes(optimizer),
     )
-
-
-def _at_times(network: nn.Module, loss: Loss, x: Tensor, y: Tensor) -> tuple[str, ...]:
-    """In evaluation mode, where one row is enough for a norm."""
-    network.eval()
-    named, found = trained(network), set[str]()
-    for row in range(min(SINGLES, len(x))):
-        network.zero_grad(set_to_none=True)
-        try:
-            value = loss(network(x[row : row + 1].clone()), y[row : row + 1])
-            if value.requires_grad:
-                value.backward()
-        except Exception:  # noqa: BLE001 - that a single row is too few is the business of `sizes`
-            return tuple(found)
-        found |= {name for name, p in named if p.grad is None}
-    return tuple(name for name, _ in named if name in found)
 
 
 def shapes_of(network: nn.Module) -> Mapping[str, object]:

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ...comm.timeline import ALL, OTHERS, ROOT, Timeline
@@ -47,8 +46,9 @@ class Synchronous(Aggregator):
             self.settings.compression.load(state["compression"])
 
     def _add_control(self) -> None:
-        """The sum of what is behind the gradient, where that travels by itself."""
+        """The sum of what is behind the gradient, where that travels by itself; so which parameters are touched."""
         self.sum_up(self.replica.gradient[self.replica.count :].numpy())
+        self.replica.hear()
 
 
 class AllReduce(Synchronous):
@@ -126,6 +126,7 @@ class AllReduce(Synchronous):
             )
         if compression is not None:
             gradient = replica.gradient[: replica.count]
+            replica.tell()
             began = time.perf_counter()
             self.timeline.called(began, ALL, compression.exchange(self.comm, gradient))
             self._add_control()
@@ -179,13 +180,14 @@ class Server(Synchronous):
         super().__init__(comm, replica, settings, timeline)
         width = len(replica.gradient)
         self.gathered = replica.gradient.new_empty(self.size, width) if self.rank == 0 else None
+        self._parts = [] if self.gathered is None else list(self.gathered)
 
     def exchange(self) -> None:
         replica, compression = self.replica, self.settings.compression
         if compression is None:
             self._collect(replica.gradient.numpy(), None if self.gathered is None else self.gathered.numpy())
             if self.gathered is not None:
-                torch.sum(self.gathered, dim=0, out=replica.gradient)
+                add_in_order(self._parts, replica.gradient)  # torch.sum would begin at 0.0, which is not UNTOUCHED
         else:
             self._gather_compressed(compression)
             self._add_control()
@@ -216,6 +218,7 @@ class Server(Synchronous):
 
     def _gather_compressed(self, compression: Any) -> None:
         gradient = self.replica.gradient[: self.replica.count]
+        self.replica.tell()
         payload = compression.encode(gradient)
         receive = np.empty((self.size, len(payload)), np.uint8) if self.rank == 0 else None
         self._collect(payload, receive)
@@ -244,6 +247,7 @@ class Own(Synchronous):
 
     def exchange(self) -> None:
         gradient = self.replica.gradient[: self.replica.count].numpy()
+        self.replica.tell()
         began = time.perf_counter()
         returned = self.own.aggregate(self.comm, gradient)
         self.timeline.called(began, ALL, gradient.nbytes)
