@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
+from contextlib import closing
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn, optim
@@ -9,11 +13,11 @@ from torch.nn import functional as F
 
 from cooptim_lab import InputError, Task
 from cooptim_lab.comm.context import Context
-from cooptim_lab.preparing.building import build_optimizer, copied
+from cooptim_lab.preparing.building import build_optimizer, copied, packed
 from cooptim_lab.preparing.prepare import prepare
-from cooptim_lab.programs import train_baseline, train_sharded
-from cooptim_lab.ranks.parcel import Sender, dumps
-from cooptim_lab.training.spec import Baseline, Sharded
+from cooptim_lab.programs import train_baseline, train_sharded, train_subnets
+from cooptim_lab.ranks.parcel import Sender, dumps, unpack
+from cooptim_lab.training.spec import Baseline, Sharded, Subnets
 from tests.support import SoloComm, refused
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -144,6 +148,66 @@ def test_one_parameter_in_two_layers_and_views_beside_each_other_stay_as_they_ar
     beside[1].weight.data = memory[:, 3:7]
     with refused("0.weight and 1.weight", "one memory"):
         copied("the model", beside)
+
+
+class Looking(nn.Module):
+    """It counts in one buffer, and reads what it has counted in two others over the same memory, one of them large."""
+
+    def __init__(self, size=4):
+        super().__init__()
+        self.out = nn.Linear(4, 2).double()
+        self.register_buffer("counted", torch.zeros(3, size, dtype=torch.float64))
+        self.register_buffer("seen", self.counted[1])
+        self.register_buffer("turned", self.counted.t(), persistent=False)
+        self.still = nn.Parameter(self.counted[0], requires_grad=False)
+
+    def forward(self, x):
+        if self.training:
+            self.counted += 1
+        return self.out(x) * (1 + self.seen[2] + self.turned[1, 0] + self.still[1])
+
+
+@pytest.mark.parametrize("size", [4, 5000])  # in the stream, and apart from it
+@pytest.mark.parametrize("way", ["a copy", "a parcel", "what is kept"])
+def test_buffers_over_one_memory_stay_so(way, size):
+    ways = {"a copy": lambda model: copied("the model", model), "what is kept": lambda m: pickle.loads(dumps(m))}
+    with closing(Sender()) as sender:
+        made = {**ways, "a parcel": lambda model: unpack(sender.pack(model))}[way](Looking(size))
+    made(X[:2])
+    assert int(made.seen[2]) == int(made.turned[1, 0]) == int(made.still[1]) == int(made.counted[0, 0]) == 1
+    assert isinstance(made.still, nn.Parameter)
+    assert sorted(made.state_dict()) == sorted(Looking().state_dict())
+    assert made.turned.stride() == (1, size)
+
+
+def train_replicas(context, task, spec):
+    result = train_subnets(context, task, spec)
+    first, second = result.subnets
+    assert is_same(first, second)
+    return replace(result, network_bytes=packed("it", first))
+
+
+@pytest.mark.parametrize(
+    ("program", "spec"),
+    [
+        (train_baseline, Baseline(**WHOLE)),
+        (train_sharded, Sharded(**WHOLE, aggregate="allreduce")),
+        (train_replicas, Subnets(**WHOLE, subnets=2, engine="stacked")),
+        (train_replicas, Subnets(**WHOLE, subnets=2, engine="separate")),
+    ],
+    ids=["baseline", "sharded", "stacked", "separate"],
+)
+def test_buffers_over_one_memory_are_trained_with_as_they_are(program, spec):
+    def make(i=0):
+        torch.manual_seed(3)
+        return Looking()
+
+    task = Task(model=make(), data=(X, Y), optimizer=sgd, subnet=make if isinstance(spec, Subnets) else None)
+    got = trained(program, spec, task)
+    assert is_same(got, loop(task, make()))
+    assert int(got.counted[0, 0]) == EPOCHS
+    got.train()(X[:2])
+    assert int(got.seen[0]) == EPOCHS + 1
 
 
 @every_way
