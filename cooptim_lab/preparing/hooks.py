@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import cloudpickle
 
 from ..errors import InputError
+from .portable import refuse_what_cannot_travel
 from .sharing import Shared
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ class HookPickler(cloudpickle.Pickler):
     Raises
     ------
     InputError
-        When a network has two tensors over one memory, of which one is trained: they would come apart.
+        When a network has two tensors over one memory, of which one is trained: they would come apart; or layers that
+        cannot be pickled (`portable`).
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -48,6 +50,7 @@ class HookPickler(cloudpickle.Pickler):
         torch = sys.modules.get("torch")
         if torch is not None and isinstance(obj, torch.nn.Module) and obj not in self._seen:
             self._seen.update(obj.modules())
+            refuse_what_cannot_travel(obj)
             self._shared.look_at(obj)
         if obj in self._shared:
             return self._shared.reduced(obj)

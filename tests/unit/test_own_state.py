@@ -13,10 +13,12 @@ from torch.nn import functional as F
 
 from cooptim_lab import InputError, Task
 from cooptim_lab.comm.context import Context
+from cooptim_lab.costs import calibration
 from cooptim_lab.preparing.building import build_optimizer, copied, packed
 from cooptim_lab.preparing.prepare import prepare
 from cooptim_lab.programs import train_baseline, train_sharded, train_subnets
 from cooptim_lab.ranks.parcel import Sender, dumps, unpack
+from cooptim_lab.shards.aggregate import make_aggregator
 from cooptim_lab.training.spec import Baseline, Sharded, Subnets
 from tests.support import SoloComm, refused
 
@@ -287,3 +289,25 @@ def test_what_a_ready_made_optimizer_remembers_is_not_dropped_without_a_word(kin
         return
     with pytest.raises(InputError, match="has taken steps"):
         build_optimizer(task, list(model.parameters()))
+
+
+class Counting:
+    """A loss, or what makes an optimizer."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, *given):
+        self.calls += 1
+        return F.cross_entropy(*given) if len(given) > 1 else sgd(*given)
+
+
+def test_what_steps_cost_is_measured_with_copies(monkeypatch):
+    loss, optimizer = Counting(), Counting()
+    monkeypatch.setattr(calibration, "ROUND_SECONDS", 0.001)
+    monkeypatch.setattr(calibration, "meet", lambda comm: None)
+    monkeypatch.setattr(calibration, "make_aggregator", lambda way, *given: make_aggregator("allreduce", *given))
+    context = Context(SoloComm(), lambda *_: None, lambda: False)
+    task = Task(model=network, data=(X, Y), loss=loss, optimizer=optimizer)
+    assert calibration.time_ways(context, task, batch=16, sync_every=1, repeats=1, seed=0)
+    assert (loss.calls, optimizer.calls) == (0, 0)

@@ -8,20 +8,18 @@ dropout, parts are given those that their rows had in the whole; where they cann
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..building import packed, unpacked
 from ..modes import put
 from ..scoring import Loss
-from ..seeds import seed_all
+from ..seeds import is_generator, seed_all
 from .noise import CannotTellError, Noise
 from .still import Still, without_dropout
 
@@ -219,5 +217,4 @@ def _differ(one: Tensor, other: Tensor, tolerance: float, floor: float = 0.0) ->
 
 def _draws_by_itself(module: nn.Module) -> bool:
     """Whether it has a generator of its own, which a seed does not reach."""
-    kinds = (np.random.Generator, np.random.RandomState, random.Random, torch.Generator)
-    return any(isinstance(value, kinds) for value in vars(module).values())
+    return any(map(is_generator, vars(module).values()))
