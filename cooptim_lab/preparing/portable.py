@@ -34,6 +34,6 @@ def refuse_what_cannot_travel(network: nn.Module) -> None:
             name = next(iter(module.parametrizations))
             raise InputError(
                 f"{what} computes its {name} by a parametrization (torch.nn.utils.parametrizations), which cannot be "
-                f"copied or sent: compute {name} in the forward of a layer of your own, or make it a plain Parameter by "
+                f"copied or sent: compute {name} in the forward of a layer of your own, or make it plain by "
                 f"parametrize.remove_parametrizations(layer, {name!r})"
             )

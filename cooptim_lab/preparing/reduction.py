@@ -79,8 +79,8 @@ def find_reduction(loss: Loss, outputs: Tensor, y: Tensor, labels: Tensor) -> Re
         ask.loss = _AsItIs(loss)
         if ask.loss.draws or not ask.is_steady():
             raise InputError(
-                "loss gives two values for the same outputs and labels, asked twice as it is now: let it draw nothing at "
-                "random (it may count its calls, and change by them)"
+                "loss gives two values for the same outputs and labels, asked twice as it is now: let it draw nothing "
+                "at random (it may count its calls, and change by them)"
             )
     first = ask.whole()
     if len(ask.rows) < 2:

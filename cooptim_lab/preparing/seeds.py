@@ -26,7 +26,7 @@ def seed_all(seed: int) -> None:
 
 
 def is_generator(value: Any) -> bool:
-    """Whether it is one that somebody has made for himself: `seed_all` does not reach it."""
+    """Whether it is a generator of one's own, which `seed_all` does not reach."""
     import torch
 
     return isinstance(value, (np.random.Generator, np.random.RandomState, random.Random, torch.Generator))
