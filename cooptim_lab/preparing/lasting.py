@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 from torch.overrides import TorchFunctionMode
+from torch.torch_version import TorchVersion
 
 
 class Lasting(TorchFunctionMode):
@@ -39,5 +40,6 @@ def _backward(
     given = gradient if grad_tensors is None else grad_tensors
     gradients = (given,) * len(every) if given is None or isinstance(given, Tensor) else tuple(given)
     known = [torch.ones_like(t) if g is None else g for t, g in zip(every, gradients, strict=True)]
-    edges = [get_gradient_edge(each) for each in every]
-    torch.autograd.backward(edges, known, retain_graph=retain_graph, create_graph=create_graph)  # type: ignore[arg-type]
+    # Before 2.7 torch takes no such places, and asks no mode about tensors either.
+    edges: Any = [get_gradient_edge(each) for each in every] if TorchVersion(torch.__version__) >= (2, 7) else every
+    torch.autograd.backward(edges, known, retain_graph=retain_graph, create_graph=create_graph)

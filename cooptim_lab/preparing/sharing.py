@@ -58,6 +58,21 @@ class Shared:
         return _view, (memory, tensor.dtype, where, is_parameter)
 
 
+def refuse_to_move(network: nn.Module) -> None:
+    """Refuse to bring a network to another device, as torch does it: what is one memory here would be several there.
+
+    Raises
+    ------
+    InputError
+        Which two tensors, and what to do.
+    """
+    for name, _, other, _ in _overlapping(network):
+        raise InputError(
+            f"{other} and {name} are two tensors over one memory, which come apart on the way to a GPU: give device = "
+            "cpu, or compute one of them from the other in forward"
+        )
+
+
 def _view(memory: Tensor, dtype: Any, where: tuple[Any, ...], is_parameter: bool) -> Tensor:
     import torch
 

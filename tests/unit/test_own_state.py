@@ -16,6 +16,7 @@ from cooptim_lab.comm.context import Context
 from cooptim_lab.costs import calibration
 from cooptim_lab.preparing.building import build_optimizer, copied, packed
 from cooptim_lab.preparing.prepare import prepare
+from cooptim_lab.preparing.sharing import refuse_to_move
 from cooptim_lab.programs import train_baseline, train_sharded, train_subnets
 from cooptim_lab.ranks.parcel import Sender, dumps, unpack
 from cooptim_lab.shards.aggregate import make_aggregator
@@ -180,6 +181,12 @@ def test_buffers_over_one_memory_stay_so(way, size):
     assert isinstance(made.still, nn.Parameter)
     assert sorted(made.state_dict()) == sorted(Looking().state_dict())
     assert made.turned.stride() == (1, size)
+
+
+def test_to_a_gpu_they_do_not_go():
+    with refused("counted and seen are two tensors over one memory", "give device = cpu"):
+        refuse_to_move(Looking())
+    refuse_to_move(network())
 
 
 def train_replicas(context, task, spec):
