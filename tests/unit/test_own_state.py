@@ -184,7 +184,7 @@ def test_buffers_over_one_memory_stay_so(way, size):
 
 
 def test_to_a_gpu_they_do_not_go():
-    with refused("counted and seen are two tensors over one memory", "give device = cpu"):
+    with refused("still and counted are two tensors over one memory", "give device = cpu"):
         refuse_to_move(Looking())
     refuse_to_move(network())
 
