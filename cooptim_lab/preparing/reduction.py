@@ -75,14 +75,25 @@ def find_reduction(loss: Loss, outputs: Tensor, y: Tensor, labels: Tensor) -> Re
     if known is not None:
         return known
     ask = _Asked(loss, outputs.detach()[:MOST_ROWS], y[:MOST_ROWS])
-    if not ask.is_steady():
-        ask.loss = _AsItIs(loss)
-        if ask.loss.draws or not ask.is_steady():
+    found = _find(ask, labels) if ask.is_steady(0.0) else None
+    if found is None:  # it mixes rows; or it counts its calls, and changes by them
+        copies = _AsItIs(loss)
+        if not copies.draws:
+            ask.loss = copies
+        if not ask.is_steady(TOLERANCE):
             raise InputError(
                 "loss gives two values for the same outputs and labels, asked twice as it is now: let it draw nothing "
                 "at random (it may count its calls, and change by them)"
             )
-    first = ask.whole()
+        found = _find(ask, labels)
+    if found is None:
+        raise InputError(_mixes(outputs, y))
+    return found
+
+
+def _find(ask: _Asked, labels: Tensor) -> Reduction | None:
+    """None where it is neither a mean nor a sum."""
+    y, first = ask.y, ask.whole()
     if len(ask.rows) < 2:
         return Reduction(MEAN)
     weights = None if y.is_floating_point() else _weights(ask, torch.unique(labels))
@@ -96,7 +107,7 @@ def find_reduction(loss: Loss, outputs: Tensor, y: Tensor, labels: Tensor) -> Re
         return found
     if _is_close(ask.whole(), sum(value for value in singles if math.isfinite(value))):
         return Reduction(SUM)
-    raise InputError(_mixes(outputs, y))
+    return None
 
 
 def _mixes(outputs: Tensor, y: Tensor) -> str:
@@ -170,10 +181,10 @@ class _Asked:
     def whole(self) -> float:
         return self.of(list(self.rows))
 
-    def is_steady(self) -> bool:
+    def is_steady(self, tolerance: float) -> bool:
         """Whether it says twice the same."""
         first, again = self.whole(), self.whole()
-        return not math.isfinite(first) or math.isclose(first, again, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
+        return not math.isfinite(first) or math.isclose(first, again, rel_tol=tolerance, abs_tol=tolerance)
 
 
 class _AsItIs(HookPickler):

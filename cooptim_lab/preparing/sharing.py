@@ -52,7 +52,10 @@ class Shared:
         """How such a tensor is pickled: the memory, and where in it it lies."""
         torch = sys.modules["torch"]
         storage = tensor.untyped_storage()
-        memory = self._memory.setdefault(storage.data_ptr(), torch.empty(0, dtype=torch.uint8).set_(storage))
+        if storage.data_ptr() not in self._memory:
+            empty = torch.empty(0, dtype=torch.uint8, device=tensor.device)
+            self._memory[storage.data_ptr()] = empty.set_(storage)
+        memory = self._memory[storage.data_ptr()]
         is_parameter = isinstance(tensor, torch.nn.Parameter)
         where = (tensor.storage_offset(), tuple(tensor.shape), tensor.stride())
         return _view, (memory, tensor.dtype, where, is_parameter)
@@ -76,7 +79,8 @@ def refuse_to_move(network: nn.Module) -> None:
 def _view(memory: Tensor, dtype: Any, where: tuple[Any, ...], is_parameter: bool) -> Tensor:
     import torch
 
-    made = torch.empty(0, dtype=dtype).set_(memory.untyped_storage(), *where)  # type: ignore[call-overload]
+    made = torch.empty(0, dtype=dtype, device=memory.device)
+    made.set_(memory.untyped_storage(), *where)  # type: ignore[call-overload]
     return torch.nn.Parameter(made, requires_grad=False) if is_parameter else made
 
 
@@ -95,8 +99,21 @@ def _overlapping(network: nn.Module) -> Iterable[tuple[str, Tensor, str, Tensor]
     for place, held in places.items():
         for at, (name, tensor) in enumerate(held if place else ()):  # none: no memory, as on the device meta
             for other, earlier in held[:at]:
-                if _overlap(tensor, earlier):
+                if _reach(tensor, earlier) and _overlap(tensor, earlier):
                     yield name, tensor, other, earlier
+
+
+def _reach(one: Tensor, other: Tensor) -> bool:
+    """Whether from the first to the last byte of each there is one between those of the other: asked of many pairs."""
+    (first, end), (start, last) = map(_extent, (one, other))
+    return first < last and start < end
+
+
+def _extent(tensor: Tensor) -> tuple[int, int]:
+    """Of bytes of its storage: the first, and that after the last."""
+    size, first = tensor.element_size(), tensor.storage_offset()
+    numbers = 1 + sum((count - 1) * stride for count, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return first * size, (first + numbers) * size
 
 
 def _overlap(one: Tensor, other: Tensor) -> bool:

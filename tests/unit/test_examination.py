@@ -379,19 +379,28 @@ def test_derivatives_that_forward_returns_are_trained_by():
 
 
 class Annealed:
-    """A penalty that is fast another."""
+    """A penalty whose weight changes by its calls."""
 
-    def __init__(self):
-        self.calls = 0
+    def __init__(self, weight):
+        self.calls, self.weight = 0, weight
 
     def __call__(self, outputs, y):
         self.calls += 1
-        return F.cross_entropy(outputs, y) + 0.5**self.calls * outputs.square().mean()
+        return F.cross_entropy(outputs, y, weight=WEIGHT.to(outputs)) * self.weight(self.calls)
 
 
-def test_a_loss_that_counts_its_calls_is_asked_as_it_is():
-    loss, outputs, y = Annealed(), torch.randn(12, 3), torch.arange(12) % 3
-    assert find_reduction(loss, outputs, y, y).kind == MEAN
+@pytest.mark.parametrize("weight", [lambda n: 0.5**n, lambda n: 0.9995**n, lambda n: 0.5 ** (n // 5), lambda n: n])
+def test_a_loss_that_counts_its_calls_is_asked_as_it_is(weight):
+    outputs, y = torch.randn(12, 3, generator=torch.Generator().manual_seed(2)), torch.arange(12) % 3
+    found = find_reduction(Annealed(weight), outputs, y, y.unique())
+    assert found.kind == WEIGHTED
+    assert found.weights.tolist() == pytest.approx([1, 0.1, 0.3], rel=1e-6)
+
+
+def test_a_loss_that_mixes_rows_is_told_so_after_all():
+    outputs, y = torch.randn(12, 3), torch.arange(12) % 3
+    with refused("mixes the rows"):
+        find_reduction(lambda o, t: F.cross_entropy(o, t) ** 2, outputs, y, y.unique())
 
 
 def drawing_itself():
