@@ -15,7 +15,6 @@ import torch
 from mpi4py import MPI
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from cooptim_lab import Task
 from cooptim_lab.comm.context import Context
@@ -103,26 +102,6 @@ class InAList(nn.Module):
         return self.steps[2](h)
 
 
-class Again(InAList):
-    """Keeps no activations of its BatchNorm: it is called again for the gradient, and counts rows a second time."""
-
-    def __init__(self, *, reentrant: bool, depth: int = 1) -> None:
-        super().__init__()
-        self.reentrant, self.depth = reentrant, depth
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.steps[2](self.kept_of_none(self.hidden, torch.tanh(self.a(x)), self.depth))
-
-    def hidden(self, h: Tensor) -> Tensor:
-        return F.batch_norm(torch.tanh(self.n(h)), self.mean, self.var, training=self.training)
-
-    def kept_of_none(self, function: Any, h: Tensor, depth: int) -> Tensor:
-        def inner(h: Tensor) -> Tensor:
-            return function(h) if depth == 1 else self.kept_of_none(function, h, depth - 1)
-
-        return checkpoint(inner, h, use_reentrant=self.reentrant)
-
-
 class Spare(nn.Module):
     """A part of it is used by some rows only, and one never."""
 
@@ -200,10 +179,6 @@ KINDS = {
     "BatchNorm, ignored labels": Kind(normed, y=IGNORED, differs=True),
     "a frozen BatchNorm": Kind(Frozen),
     "BatchNorm in a list, subclassed, by hand": Kind(InAList),
-    "BatchNorm called again": Kind(lambda: Again(reentrant=False)),
-    "BatchNorm called again, re-entrant": Kind(lambda: Again(reentrant=True)),
-    "BatchNorm called again and again": Kind(lambda: Again(reentrant=False, depth=2)),
-    "BatchNorm called again and again, re-entrant": Kind(lambda: Again(reentrant=True, depth=2)),
     "unused parameters, decay": Kind(Spare, said={"optimizer": decaying}),
     "decay by shape": Kind(said={"optimizer": by_shape}),
     "decay by name": Kind(said={"named": by_name}),
