@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .comm.context import Context
 from .errors import InputError
 from .preparing.building import count_parameters, trained
+from .preparing.eager import eagerly
 from .preparing.examination import undisturbed
 from .preparing.modes import evaluating
 from .preparing.prepare import Prepared, prepare
@@ -80,7 +81,7 @@ def _layers(network: nn.Module, prepared: Prepared) -> list[tuple[str, str, list
         if not list(module.children()):
             hooks.append(watch(name, module))
     try:
-        with undisturbed(), evaluating(network), torch.no_grad():
+        with undisturbed(), eagerly(), evaluating(network), torch.no_grad():
             network(prepared.x[:2].clone())
     finally:
         for hook in hooks:

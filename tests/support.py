@@ -154,7 +154,7 @@ class SoloComm:
         return self
 
     def Iallgather(self, send: Any, receive: Any) -> SoloComm:
-        receive[0] = send
+        receive[...] = send
         return self
 
     def Igather(self, send: Any, receive: Any, root: int) -> SoloComm:

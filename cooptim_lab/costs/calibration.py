@@ -25,7 +25,7 @@ from ..data.holding import hold_out
 from ..data.rows import Rows, open_rows
 from ..errors import InputError
 from ..hardware import allowed_cpus
-from ..preparing.building import build_model
+from ..preparing.building import build_model, on_trial
 from ..preparing.scoring import loss_of
 from ..runs.events import Progress
 from ..shards.aggregate import Replica, Settings, make_aggregator
@@ -229,6 +229,7 @@ class _Work:
         self, context: Context, task: Task, seed: int, parts: list[tuple[Tensor, Tensor]], way: str, sync_every: int
     ) -> None:
         self.parts, self.done, self.ranks = parts, 0, context.size
+        task = on_trial(task)
         self.replica = Replica(build_model(task.model, seed), task, MOST_STEPS, is_trial=True)
         self.loss_function = loss_of(task, parts[0][1])
         settings = Settings(sync_every=sync_every)

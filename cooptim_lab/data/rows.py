@@ -91,8 +91,8 @@ class TensorRows:
 class ArrayRows:
     """Rows of arrays, tensors or lists. A file that is mapped (np.memmap) is read as far as its rows are taken."""
 
-    def __init__(self, x: Any, y: Any, form: Form, *, is_y_checked: bool = False) -> None:
-        self._x, self._y, self._form, self._is_y_checked = _Column("X", x), _Column("y", y), form, is_y_checked
+    def __init__(self, x: Any, y: Any, form: Form, loss: Any = None) -> None:
+        self._x, self._y, self._form, self._loss = _Column("X", x), _Column("y", y), form, loss
 
     def __len__(self) -> int:
         return len(self._x.values)
@@ -100,17 +100,15 @@ class ArrayRows:
     def take(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         ascending, order = _in_order(rows)
         x = self._x.take(ascending, order, self._form.of_x(self._x.is_floating))
-        check_finite(x)
-        return x, self._take_y(ascending, order)
+        y = self._take_y(ascending, order)
+        check_finite(x, y, self._loss)
+        return x, y
 
     def targets(self, rows: Tensor) -> Tensor:
-        return self._take_y(*_in_order(rows))
+        return self._take_y(*_in_order(rows))  # whether they are finite, is asked when they are trained on
 
     def _take_y(self, ascending: np.ndarray, order: np.ndarray) -> Tensor:
-        y = self._y.take(ascending, order, self._form.of_y(self._y.is_floating))
-        if self._is_y_checked:
-            check_finite(y, "y")
-        return y
+        return self._y.take(ascending, order, self._form.of_y(self._y.is_floating))
 
     def labels(self, rows: Tensor | None = None) -> np.ndarray | None:
         if whole_labels(self._y.values[:1]) is None:
@@ -130,8 +128,8 @@ class ArrayRows:
 class DatasetRows:
     """Rows of a torch Dataset, one item each; row 0 says of which kind they all are."""
 
-    def __init__(self, dataset: Any, model: nn.Module, *, is_y_checked: bool = False) -> None:
-        self._is_y_checked = is_y_checked
+    def __init__(self, dataset: Any, model: nn.Module, loss: Any = None) -> None:
+        self._loss = loss
         check_data((range(len(dataset)), range(len(dataset))))  # that there are two at least
         first = read_pairs(dataset, [0])
         self.dataset, self._form = dataset, find_form(model, stack("X", first[0]))
@@ -175,9 +173,7 @@ class DatasetRows:
     def _formed(self, given_x: list[Any], given_y: list[Any]) -> tuple[Tensor, Tensor]:
         x, y = stack("X", given_x), stack("y", given_y)
         x, y = x.to(self._form.of_x(x.is_floating_point())), y.to(self._form.of_y(y.is_floating_point()))
-        check_finite(x)
-        if self._is_y_checked:
-            check_finite(y, "y")
+        check_finite(x, y, self._loss)
         return x, y
 
 
@@ -189,11 +185,11 @@ def open_rows(task: Task, model: nn.Module) -> Rows:
     InputError
         When the data is not (X, y) or a Dataset, or holds something else than numbers.
     """
-    data, is_y_checked = open_data(task.data), task.loss is None  # a loss of the user's may know what NaN means
+    data = open_data(task.data)
     if isinstance(data, (tuple, list)):
         form = find_form(model, as_tensor("X", data[0][:2]))
-        return ArrayRows(data[0], data[1], form, is_y_checked=is_y_checked)
-    return DatasetRows(data, model, is_y_checked=is_y_checked)
+        return ArrayRows(data[0], data[1], form, task.loss)
+    return DatasetRows(data, model, task.loss)
 
 
 def what_draws(rows: Rows) -> list[str]:

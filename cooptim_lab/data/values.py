@@ -125,13 +125,18 @@ def as_tensor(name: str, part: Any) -> Tensor:
     return torch.from_numpy(np.array(numbers, dtype=numbers.dtype.newbyteorder("="), order="C"))
 
 
-def check_finite(x: Tensor, name: str = "X") -> None:
-    """Refuse values that no training survives, of X, or of y where no loss of the user's own may know what they mean.
+def check_finite(x: Tensor, y: Tensor, loss: Any) -> None:
+    """Refuse values that no training survives: of X, and of y where no loss of the user's own may know what they mean.
 
     Raises
     ------
     InputError
     """
+    for name, part in (("X", x), ("y", y)) if loss is None else (("X", x),):
+        _check_finite(name, part)
+
+
+def _check_finite(name: str, x: Tensor) -> None:
     if not x.is_floating_point() or not x.numel():
         return
     # In pieces: torch makes several tensors of x's size on the way.

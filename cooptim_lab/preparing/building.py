@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from ..data.values import first_line
 from ..errors import InputError
@@ -70,11 +69,6 @@ def packed(what: str, network: nn.Module, *others: nn.Module) -> bytes:
     except InputError:
         raise
     except Exception as error:
-        if any(parametrize.is_parametrized(module) for module in network.modules()):
-            raise InputError(
-                f"{what} is parametrized (torch.nn.utils.parametrizations), which cannot be handed over: make it plain "
-                "by parametrize.remove_parametrizations, or use a layer that normalises in its forward"
-            ) from error
         why = first_line(error).partition(". ")[0]
         raise InputError(
             f"{what} cannot be copied ({why}): leave out what is no data (a lock, a file, a generator), and end a "

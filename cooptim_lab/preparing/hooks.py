@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import cloudpickle
 
 from ..errors import InputError
-from .sharing import refuse_shared_memory
+from .portable import refuse_what_cannot_travel
+from .sharing import Shared
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -30,24 +31,29 @@ ON_OPTIMIZERS = tuple(
 
 
 class HookPickler(cloudpickle.Pickler):
-    """cloudpickle, with the hooks of leaf tensors and of optimizers.
+    """cloudpickle, with the hooks of leaf tensors and of optimizers, and with one memory where tensors have one.
 
     Raises
     ------
     InputError
-        When a network has two tensors over one memory: they would come apart.
+        When a network has two tensors over one memory, of which one is trained: they would come apart; or layers that
+        cannot be pickled (`portable`).
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._seen: set[Any] = set()
         """Modules of the networks that were looked at."""
+        self._shared = Shared()
 
     def reducer_override(self, obj: Any) -> Any:
         torch = sys.modules.get("torch")
         if torch is not None and isinstance(obj, torch.nn.Module) and obj not in self._seen:
             self._seen.update(obj.modules())
-            refuse_shared_memory(obj)
+            refuse_what_cannot_travel(obj)
+            self._shared.look_at(obj)
+        if obj in self._shared:
+            return self._shared.reduced(obj)
         if torch is not None and isinstance(obj, torch.Tensor) and obj.is_leaf and is_hooked(obj):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # that a tensor's hooks do not come along: they do

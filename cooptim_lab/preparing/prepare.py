@@ -128,10 +128,8 @@ def _prepare(task: Task, batch: int, parts: int) -> Prepared:
     x, y = as_tensor("X", data[0]), as_tensor("y", data[1])
     form = find_form(probe, x[:2])
     x = x.to(form.of_x(x.is_floating_point()))
-    check_finite(x)
     y = y.to(form.of_y(y.is_floating_point()))
-    if task.loss is None:
-        check_finite(y, "y")
+    check_finite(x, y, task.loss)
     rows, held = draw_held_out(len(x), task.held_out, task.seed)
     parted = (x[rows], y[rows], x[held], y[held])
     examined = _examine(task, build_model(task.model, seed=0), *parted, batch, parts, "the model")

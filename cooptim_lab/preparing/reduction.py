@@ -2,21 +2,27 @@
 
 L(batch) = Σ w_r L(part_r) / Σ w_r, with w_r = the rows of a part for a mean over rows, the sum of its labels' weights
 for a loss that weighs them (class weights, ignored labels), and L = Σ L(part_r) for a sum. Of torch's own losses it is
-known from their settings; of a loss of the user's own it is found by asking it, row by row, and by pairs.
+known from their settings; of a loss of the user's own it is found by asking it, row by row, and by pairs: one that
+counts its calls (an annealed weight) is asked as it is now, each time a copy.
 """
 
 from __future__ import annotations
 
+import io
 import math
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import InputError
+from .hooks import HookPickler
 from .scoring import IGNORED_LABEL, Loss, is_torchs_classes
+from .seeds import is_generator
 
 MEAN, SUM, WEIGHTED = "mean", "sum", "weighted"
 MOST_LABELS = 256
@@ -69,9 +75,25 @@ def find_reduction(loss: Loss, outputs: Tensor, y: Tensor, labels: Tensor) -> Re
     if known is not None:
         return known
     ask = _Asked(loss, outputs.detach()[:MOST_ROWS], y[:MOST_ROWS])
-    first, again = ask.whole(), ask.whole()
-    if math.isfinite(first) and not math.isclose(first, again, rel_tol=TOLERANCE, abs_tol=TOLERANCE):
-        raise InputError("loss gives two values for the same outputs and labels: let it draw nothing at random")
+    found = _find(ask, labels) if ask.is_steady(0.0) else None
+    if found is None:  # it mixes rows; or it counts its calls, and changes by them
+        copies = _AsItIs(loss)
+        if not copies.draws:
+            ask.loss = copies
+        if not ask.is_steady(TOLERANCE):
+            raise InputError(
+                "loss gives two values for the same outputs and labels, asked twice as it is now: let it draw nothing "
+                "at random (it may count its calls, and change by them)"
+            )
+        found = _find(ask, labels)
+    if found is None:
+        raise InputError(_mixes(outputs, y))
+    return found
+
+
+def _find(ask: _Asked, labels: Tensor) -> Reduction | None:
+    """None where it is neither a mean nor a sum."""
+    y, first = ask.y, ask.whole()
     if len(ask.rows) < 2:
         return Reduction(MEAN)
     weights = None if y.is_floating_point() else _weights(ask, torch.unique(labels))
@@ -85,7 +107,7 @@ def find_reduction(loss: Loss, outputs: Tensor, y: Tensor, labels: Tensor) -> Re
         return found
     if _is_close(ask.whole(), sum(value for value in singles if math.isfinite(value))):
         return Reduction(SUM)
-    raise InputError(_mixes(outputs, y))
+    return None
 
 
 def _mixes(outputs: Tensor, y: Tensor) -> str:
@@ -141,7 +163,8 @@ class _Asked:
     """A loss that is asked about some rows of one sample. Rows' outputs are made to differ, towards zero."""
 
     def __init__(self, loss: Loss, outputs: Tensor, y: Tensor) -> None:
-        self.loss, self.y, self.rows = loss, y, range(len(outputs))
+        self.loss: Loss = loss
+        self.y, self.rows = y, range(len(outputs))
         scale = torch.linspace(0.4, 1, len(outputs), dtype=outputs.dtype).view(-1, *[1] * (outputs.dim() - 1))
         self.outputs = outputs * scale
         try:  # in float64, so that weights are found to all their digits; a loss may hold some in float32
@@ -157,6 +180,35 @@ class _Asked:
 
     def whole(self) -> float:
         return self.of(list(self.rows))
+
+    def is_steady(self, tolerance: float) -> bool:
+        """Whether it says twice the same."""
+        first, again = self.whole(), self.whole()
+        return not math.isfinite(first) or math.isclose(first, again, rel_tol=tolerance, abs_tol=tolerance)
+
+
+class _AsItIs(HookPickler):
+    """A loss that is a new copy in each call: what it counts does not go on.
+
+    Attributes
+    ----------
+    draws
+        Whether it has a generator of its own, which would give the same in each copy.
+    """
+
+    def __init__(self, loss: Loss) -> None:
+        stream = io.BytesIO()
+        super().__init__(stream)
+        self.draws = False
+        self.dump(loss)
+        self._bytes = stream.getvalue()
+
+    def reducer_override(self, obj: Any) -> Any:
+        self.draws |= is_generator(obj)
+        return super().reducer_override(obj)
+
+    def __call__(self, outputs: Tensor, y: Tensor) -> Tensor:
+        return pickle.loads(self._bytes)(outputs, y)
 
 
 def _weights(ask: _Asked, distinct: Tensor) -> Reduction | None:

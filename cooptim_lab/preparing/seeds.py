@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import numpy as np
 
@@ -22,3 +23,10 @@ def seed_all(seed: int) -> None:
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)
     random.seed(seed)
+
+
+def is_generator(value: Any) -> bool:
+    """Whether it is a generator of one's own, which `seed_all` does not reach."""
+    import torch
+
+    return isinstance(value, (np.random.Generator, np.random.RandomState, random.Random, torch.Generator))

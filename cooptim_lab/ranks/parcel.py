@@ -177,7 +177,7 @@ class _Pickler(HookPickler):
                     obj._mmap.flush()  # for the other hosts of a network file system
                 return _map, (str(obj.filename), obj.dtype, obj.shape, start)
         torch = sys.modules.get("torch")
-        if torch is not None and type(obj) is torch.Tensor and _is_plain(obj, torch):
+        if torch is not None and type(obj) is torch.Tensor and _is_plain(obj, torch) and obj not in self._shared:
             return _as_tensor, (obj.contiguous().numpy(),)
         return super().reducer_override(obj)
 

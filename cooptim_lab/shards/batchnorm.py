@@ -4,7 +4,8 @@ torch's own SyncBatchNorm runs on GPUs only, and takes the user's layers out of 
 they are: while a rank computes a step, `torch.nn.functional.batch_norm` itself, which all of them call (frozen ones, a
 subclass with a forward of its own, a call by hand), sums over all ranks where it is asked to normalise by the batch:
 three numbers per channel forward, two backward. Before each, ranks tell each other which sum they have come to: a
-network that branches on its data would else wait for ever.
+network that branches on its data would else wait for ever. The same is done of layers that are called again while the
+gradient is computed, within a checkpoint.
 
 Where ranks take steps of their own there is no whole batch; then each normalises by its part, which is said, and the
 running statistics are averaged (`average_buffers`).
@@ -20,10 +21,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.overrides import TorchFunctionMode
 
 from ..comm.waiting import complete
 from ..errors import InputError
+from ..preparing.lasting import Lasting
 from ..training.spec import Sharded
 
 AS_IT_IS, SHARED, ALONE = "as it is", "shared", "alone"
@@ -47,11 +48,10 @@ def normalising(is_normalised: bool, spec: Sharded, ranks: int) -> str:
     return SHARED if spec.is_synchronous else ALONE
 
 
-class _Mode(TorchFunctionMode):
+class _Mode(Lasting):
     """While it lasts, `batch_norm` in training is `normalise`; every other function of torch's is itself."""
 
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
+    def call(self, function: Any, *args: Any, **kwargs: Any) -> Any:
         if function is functional.batch_norm and _is_by_batch(*args, **kwargs):
             return self.normalise(*args, **kwargs)
         return function(*args, **kwargs)
@@ -78,7 +78,7 @@ class _Counting(_Mode):
 
 
 class OverRanks(_Mode):
-    """Sums over all ranks, in one forward and backward pass at a time.
+    """Sums over all ranks, in one forward and backward pass at a time: it is to be on in the backward pass too.
 
     Attributes
     ----------
@@ -112,18 +112,20 @@ class OverRanks(_Mode):
         self._meet(self._calls)
         wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
         over = [0, *range(2, x.dim())]
-        y, found, spread, count = _Normalise.apply(wide, over, eps, self.comm, self.is_present)
-        shape = (1, -1, *[1] * (x.dim() - 2))
-        if weight is not None:
-            y = y * weight.view(shape)
-        if bias is not None:
-            y = y + bias.view(shape)
-        with torch.no_grad():
+
+        def remember(found: Tensor, spread: Tensor, count: Tensor) -> None:
             if mean is not None:
                 mean.lerp_(found.to(mean.dtype), momentum)
             if variance is not None:
                 unbiased = spread * (count / (count - 1).clamp(min=1))
                 variance.lerp_(unbiased.to(variance.dtype), momentum)
+
+        y = _Normalise.apply(wide, over, eps, self.comm, self.is_present, remember)
+        shape = (1, -1, *[1] * (x.dim() - 2))
+        if weight is not None:
+            y = y * weight.view(shape)
+        if bias is not None:
+            y = y + bias.view(shape)
         return y.to(x.dtype)
 
     def _meet(self, number: int) -> None:
@@ -145,11 +147,15 @@ class OverRanks(_Mode):
 class _Normalise(torch.autograd.Function):
     """x (rows, channels, ...) to zero mean and unit variance of every channel over all ranks' rows.
 
-    Forward and backward as in Ioffe & Szegedy, "Batch normalization", ICML 2015, with sums over all ranks.
+    Forward and backward as in Ioffe & Szegedy, "Batch normalization", ICML 2015, with sums over all ranks. `remember`
+    is given mean, variance and the number of rows here, as torch's own does it: once called again, a layer in a
+    checkpoint is left as soon as the last tensor is there that the gradient needs.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, over: list[int], eps: float, comm: Any, is_present: bool) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, x: Tensor, over: list[int], eps: float, comm: Any, is_present: bool, remember: Callable[..., None]
+    ) -> Tensor:
         channels = x.shape[1]
         count = torch.full((1,), float(x.numel() // channels), dtype=x.dtype)
         first = _sum(torch.cat([x.sum(over), count]) * is_present, comm)
@@ -162,19 +168,19 @@ class _Normalise(torch.autograd.Function):
         y = centred * scale.view(shape)
         ctx.save_for_backward(y, scale, count)
         ctx.comm, ctx.over, ctx.shape, ctx.is_present = comm, over, shape, is_present
-        ctx.mark_non_differentiable(mean, variance, count)
-        return y, mean, variance, count
+        remember(mean, variance, count)
+        return y
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, None, None, None, None]:
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, None, None, None, None, None]:
         y, scale, count = ctx.saved_tensors
         dy, shape = gradients[0], ctx.shape
         channels = y.shape[1]
         sums = _sum(torch.cat([dy.sum(ctx.over), (dy * y).sum(ctx.over)]), ctx.comm) / count
         mean_dy, mean_dy_y = sums[:channels].view(shape), sums[channels:].view(shape)
         if not ctx.is_present:  # its rows are in nobody's batch: what the sums say of others' is nothing to them
-            return torch.zeros_like(y), None, None, None, None
-        return (dy - mean_dy - y * mean_dy_y) * scale.view(shape), None, None, None, None
+            return torch.zeros_like(y), None, None, None, None, None
+        return (dy - mean_dy - y * mean_dy_y) * scale.view(shape), None, None, None, None, None
 
 
 def average_buffers(model: nn.Module, comm: Any) -> None:

@@ -151,7 +151,8 @@ def _see_apart(context: Context, task: Task, shard: Shard) -> Apart:
         )
     every = allgather(context.comm, found)
     names = dict.fromkeys(name for each in every for name in each.training)
-    return Apart(tuple(names), any(each.is_scored_together for each in every))
+    together, untold = (any(of) for of in zip(*((e.is_scored_together, e.is_untold) for e in every), strict=True))
+    return Apart(tuple(names), together, untold)
 
 
 def _see_parts(context: Context, task: Task, shard: Shard, reduction: Reduction) -> list[str]:

@@ -48,6 +48,8 @@ class ShardStep:
         self._model, self._rows, self._loss = replica.model, shard.rows, shard.loss
         self._per_epoch = shard.per_epoch
         self._over_ranks = OverRanks(aggregator.comm) if normalises == SHARED else None
+        if self._over_ranks is not None:
+            replica.within = self._over_ranks
 
     def take(self, part: SharedBatch, stop: bool = False) -> Outcome:
         """One step. Collective, where the aggregator meets at every step.

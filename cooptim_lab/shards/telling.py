@@ -18,6 +18,10 @@ from .batchnorm import AS_IT_IS, SHARED
 FEW = 3
 """Names that a line tells."""
 SPENT = ("steps", "compute", "communication", "waiting", "sent")
+UNTOLD = (
+    "the model draws random numbers that cannot be drawn again for parts of a batch, so whether its rows meet in the "
+    "network is not known: if they do, the result differs from one process; let it draw by torch, rows along an axis"
+)
 
 
 def tell_times(report: Report, shares: Sequence[Share], staleness: tuple[float, int] | None) -> None:
@@ -63,7 +67,11 @@ def tell_how_it_normalises(context: Context, how: str) -> None:
 
 def tell_what_meets(context: Context, apart: Apart) -> None:
     """Of a network that makes something else of the parts of a batch than of the whole, on several ranks."""
-    if not context.is_root or context.size == 1 or not apart.training:
+    if not context.is_root or context.size == 1:
+        return
+    if apart.is_untold:
+        context.report(Note(rank=0, text=UNTOLD))
+    if not apart.training:
         return
     passed = [name for name in apart.training if name in (OUTPUTS, GRADIENT)]
     kept = [name for name in apart.training if name not in passed]

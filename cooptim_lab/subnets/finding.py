@@ -21,12 +21,14 @@ from torch import Tensor, nn
 from ..data.values import first_line
 from ..errors import InputError
 from ..preparing.building import copied
+from ..preparing.eager import eagerly
 from ..preparing.examination.alone import leaves
 from ..preparing.hooks import refuse_hooks
 from .rules import ROOTS, TAKERS, WITHOUT_RULE, along, summed_by, width_of
 from .units import OFFER, Axis, Layer, Units
 
 
+@eagerly()
 def find_units(model: nn.Module, sample: Tensor) -> Units:
     """The hidden units of a network that takes `sample` (batch, ...).
 

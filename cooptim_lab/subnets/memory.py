@@ -117,6 +117,6 @@ def _is_one_number(key: str, value: Any, tensor: Tensor) -> bool:
 def _refused(updater: Updater, key: str, what: str) -> str:
     kind = type(updater.optimizer).__name__
     return (
-        f"optimizer {kind} remembers a {key} {what}, which cannot be dealt among sub-networks: leave resplit out, or "
-        "give Adam or SGD"
+        f"optimizer {kind} remembers a {key} {what}, which cannot be dealt anew with the neurons (merged ones are, "
+        "where nobody says otherwise): give resplit = 0, or Adam or SGD"
     )

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ..preparing.building import copied
+from ..preparing.eager import eagerly
 from ..preparing.examination import undisturbed
 from ..preparing.modes import put
 from ..preparing.seeds import seed_all
@@ -47,7 +48,7 @@ def find_mixed(units: Units, parts: Sequence[Part], sample: Tensor) -> str:
     if len(parts) < 2:
         return ""
     chosen = [parts[i] for i in sorted({0, 1, len(parts) - 1})]
-    with undisturbed(), torch.enable_grad():  # with gradients no layer takes a shortcut of its own
+    with undisturbed(), eagerly(), torch.enable_grad():  # with gradients no layer takes a shortcut of its own
         return _find(units, chosen, sample)
 
 

@@ -20,6 +20,7 @@ from ..errors import InputError
 from ..preparing.examination.learning import refuse_what_lies_flat
 from ..preparing.prepare import Prepared, prepare
 from ..preparing.seeds import derive, seed_all
+from ..preparing.sharing import refuse_to_move
 from ..runs.result import Result
 from ..task import Task
 from ..training.cutting import shard
@@ -158,6 +159,8 @@ class _Work:
         if self.task.subnet is not None:
             agree(self.context.comm, self._misfit())
         self.device = choose_device(spec.device, self.context.rank)
+        if self.device != CPU:
+            refuse_to_move(self._networks[self.mine[0]])
         every, is_own = self.epoch_batches(0), spec.data != "all"
         see_handed_over(self.prepared, self._networks[self.mine[0]], every)
         self._trial = make_trial(self.prepared, every, is_own=is_own, device=self.device)

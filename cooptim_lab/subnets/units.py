@@ -208,7 +208,7 @@ class Units:
                 for state, index in zip(states, indices, strict=True):
                     value[index] = state[name]
                 continue
-            total, count = torch.zeros_like(value), torch.zeros_like(value)
+            total, count = torch.zeros_like(value), torch.zeros_like(value.real)  # complex numbers have no order
             for state, index in zip(states, indices, strict=True):
                 total[index] += state[name]
                 count[index] += 1

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from mpi4py import MPI
 from torch import Tensor, nn
@@ -73,6 +74,26 @@ for way in ("server", "allreduce", "ordered", "local"):
         about = [note for note in notes if said in note.text]
         assert len(about) == (size > 1), (way, notes)
         assert all("differs from one process" in note.text and note.is_doubt for note in about)
+
+
+# Noise in the forward does not hide it; where it does, that is said.
+class Noisy(Centred):
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.a(x)
+        h = h - h.mean(0, keepdim=True)
+        return self.b(torch.relu(h + 0.1 * torch.randn_like(h)))
+
+
+class Shaken(Centred):
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.a(x)
+        return self.b(torch.relu(h + 0.1 * torch.from_numpy(np.random.normal(size=h.shape))))
+
+
+for model, said in ((Noisy, "rows of a batch meet in the network"), (Shaken, "whether its rows meet")):
+    _, notes = train(model, Sharded(workers=size, epochs=2, batch=24))
+    about = [note for note in notes if said in note.text]
+    assert len(about) == (size > 1), (model, notes)
 
 
 # Where outputs in evaluation mode depend on the other rows, all held-out rows are scored together.

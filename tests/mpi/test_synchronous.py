@@ -22,6 +22,11 @@ def test_trainings_of_every_kind_are_one_process(ranks):
     run_ranks(Path(__file__).with_name("prog_one_process.py"), ranks)
 
 
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_batchnorm_in_a_checkpoint_is_that_of_one_process(ranks):
+    run_ranks(Path(__file__).with_name("prog_checkpoint.py"), ranks)
+
+
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4])
 def test_networks_drawn_at_random_are_one_process_or_refused(ranks):
     """Some of `make networks`; 1111 branches on its data, and has batches of fewer rows than 4 ranks."""

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from cooptim_lab.preparing.building import build_model
 from cooptim_lab.preparing.examination import undisturbed
@@ -107,6 +108,59 @@ def of_instances():
     return nn.Sequential(nn.Unflatten(1, (2, 4)), nn.Conv1d(2, 8, 3), norm, nn.ReLU(), nn.Flatten(), nn.Linear(16, 3))
 
 
+def noisy(by, meets):
+    """Noise drawn in one way, over rows that meet or do not."""
+
+    def forward(model, x):
+        h = model.a(x) - (model.a(x).mean(0, keepdim=True) if meets else 0)
+        return model.b(torch.relu(by(h)))
+
+    return lambda: Made(forward)
+
+
+def added(h):
+    return h + torch.randn_like(h)
+
+
+def gumbel(h):
+    return F.gumbel_softmax(h, dim=1)
+
+
+def normal(h):
+    return torch.distributions.Normal(h, h.square() + 1).rsample()
+
+
+def along_the_second_axis(h):
+    return h + torch.empty(1, len(h), dtype=h.dtype).uniform_().t()
+
+
+def one_for_all(h):
+    return h * (1 + torch.rand(1, 16, dtype=h.dtype)) * (1 + torch.rand((), dtype=h.dtype))
+
+
+def of_some_rows(h):
+    return h * torch.empty(len(h), 1, dtype=h.dtype).bernoulli_(0.5)
+
+
+def again(h):
+    return checkpoint(lambda h: F.dropout(h + torch.randn_like(h), 0.5), h, use_reentrant=False)
+
+
+NOISE = [added, gumbel, normal, along_the_second_axis, one_for_all, of_some_rows, again]
+
+
+def by_heads(h):
+    return h + torch.randn(2 * len(h), 8, dtype=h.dtype).view(2, len(h), 8).permute(1, 0, 2).flatten(1)
+
+
+def by_numpy(h):
+    return h + torch.from_numpy(np.random.normal(size=(len(h), 16))).to(h)
+
+
+def by_the_numbers(h):
+    return h * torch.bernoulli(h.sigmoid())
+
+
 MEETING = {
     "centred by the batch": (lambda: Made(centred), (OUTPUTS,)),
     "attention over rows": (lambda: Attending(False, 0.0), (OUTPUTS,)),
@@ -129,6 +183,22 @@ APART = {
     "BatchNorm": lambda: nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 3)),
     "power iteration": lambda: nn.Sequential(torch.nn.utils.spectral_norm(nn.Linear(8, 16)), nn.Linear(16, 3)),
 }
+
+
+@both_dtypes
+@pytest.mark.parametrize("by", NOISE)
+def test_noise_does_not_hide_whether_rows_meet(by, dtype):
+    torch.manual_seed(0)
+    for meets in (True, False):
+        network = noisy(by, meets)().to(dtype)
+        assert seen(network, X.to(dtype)) == Apart((OUTPUTS,) if meets else ())
+
+
+@both_dtypes
+@pytest.mark.parametrize("by", [by_heads, by_numpy, by_the_numbers])
+def test_noise_that_cannot_be_had_again_for_a_part_is_told_of(by, dtype):
+    for meets in (True, False):
+        assert seen(noisy(by, meets)().to(dtype), X.to(dtype)) == Apart(is_untold=True)
 
 
 def seen(network, x=X, y=Y, loss=F.cross_entropy):
@@ -189,7 +259,7 @@ def test_batchnorm_that_keeps_no_statistics_scores_rows_together():
 def test_a_generator_of_its_own_is_not_judged():
     network = Made(lambda m, x: m.b(m.a(x) + torch.as_tensor(m.drawn.normal(size=(len(x), 16))).to(x))).double()
     network.drawn = np.random.default_rng(0)
-    assert seen(network) == Apart()
+    assert seen(network) == Apart(is_untold=True)
 
 
 def test_the_network_and_generators_are_as_before():

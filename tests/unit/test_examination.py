@@ -7,6 +7,7 @@ import dataclasses
 import random
 import threading
 import time
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from cooptim_lab.preparing.prepare import prepare
 from cooptim_lab.preparing.reduction import MEAN, MOST_LABELS, SUM, WEIGHTED, find_reduction
 from cooptim_lab.preparing.scoring import CLASSES, HALF, NOTHING, SIGN, read_meaning
 from cooptim_lab.programs import train_baseline, train_sharded, train_subnets
+from cooptim_lab.ranks.parcel import Sender
 from cooptim_lab.runs.events import Note
 from cooptim_lab.task import misspelt
 from cooptim_lab.training.loop import batches
@@ -317,8 +319,101 @@ def test_what_cannot_be_handed_over_is_said_before_the_start(program, spec, wrap
     def model():
         return nn.Sequential(wrap(nn.Linear(4, 8)), nn.Linear(8, 2))
 
-    with refused("parametrized", "remove_parametrizations"):
+    with refused("layer 0 computes its weight by a parametrization", "remove_parametrizations(layer, 'weight')"):
         run(program, spec, Task(model=model, data=(X, Y)))
+
+
+@pytest.mark.parametrize(
+    ("make", "layer"),
+    [
+        (lambda: torch.jit.script(mlp()), "the network"),
+        (lambda: torch.jit.trace(mlp(), X[:2]), "the network"),
+        (lambda: nn.Sequential(nn.Linear(4, 4), torch.jit.script(nn.Linear(4, 2))), "layer 1"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_what_torch_jit_has_made_is_named_wherever_it_would_be_copied(make, layer):
+    said = (f"{layer} was made by torch.jit", "give the plain nn.Module")
+    with refused(*said):
+        prepare(Task(model=make, data=(X, Y)))
+    with closing(Sender()) as sender, refused(*said):
+        sender.pack(Task(model=make(), data=(X, Y)))
+
+
+def test_a_parametrization_is_named_before_it_is_sent():
+    model = nn.Sequential(nn.utils.parametrizations.orthogonal(nn.Linear(4, 2)))
+    with closing(Sender()) as sender, refused("layer 0 computes its weight by a parametrization"):
+        sender.pack(Task(model=model, data=(X, Y)))
+
+
+def derivative_by_x(outputs, y):
+    (slope,) = torch.autograd.grad(outputs.sum(), X, create_graph=True)
+    return slope.square().mean()
+
+
+@every_way
+def test_a_loss_that_asks_for_derivatives_by_the_inputs_is_told_where_to_have_them(program, spec):
+    with refused("loss asks for a derivative", "the model's forward"):
+        run(program, spec, Task(model=mlp(), data=(X, Y), loss=derivative_by_x))
+
+
+class Sloped(nn.Module):
+    """Gives its derivative by x beside its value, as that line says."""
+
+    def __init__(self):
+        super().__init__()
+        self.value = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+
+    def forward(self, x):
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            value = self.value(x)
+            (slope,) = torch.autograd.grad(value.sum(), x, create_graph=True)
+        return torch.cat([value, slope], 1)
+
+
+def test_derivatives_that_forward_returns_are_trained_by():
+    wanted = torch.cat([X.sum(1, keepdim=True), torch.ones(len(X), 4)], 1)
+    task = Task(model=Sloped(), data=(X, wanted), loss=F.mse_loss, optimizer=lambda p: torch.optim.Adam(p, lr=0.05))
+    result, _ = run(train_baseline, Baseline(epochs=30, batch=16), task)
+    assert result.loss < 0.1
+
+
+class Annealed:
+    """A penalty whose weight changes by its calls."""
+
+    def __init__(self, weight):
+        self.calls, self.weight = 0, weight
+
+    def __call__(self, outputs, y):
+        self.calls += 1
+        return F.cross_entropy(outputs, y, weight=WEIGHT.to(outputs)) * self.weight(self.calls)
+
+
+@pytest.mark.parametrize("weight", [lambda n: 0.5**n, lambda n: 0.9995**n, lambda n: 0.5 ** (n // 5), lambda n: n])
+def test_a_loss_that_counts_its_calls_is_asked_as_it_is(weight):
+    outputs, y = torch.randn(12, 3, generator=torch.Generator().manual_seed(2)), torch.arange(12) % 3
+    found = find_reduction(Annealed(weight), outputs, y, y.unique())
+    assert found.kind == WEIGHTED
+    assert found.weights.tolist() == pytest.approx([1, 0.1, 0.3], rel=1e-6)
+
+
+def test_a_loss_that_mixes_rows_is_told_so_after_all():
+    outputs, y = torch.randn(12, 3), torch.arange(12) % 3
+    with refused("mixes the rows"):
+        find_reduction(lambda o, t: F.cross_entropy(o, t) ** 2, outputs, y, y.unique())
+
+
+def drawing_itself():
+    drawn = np.random.default_rng(0)
+    return lambda outputs, y: F.cross_entropy(outputs, y) * drawn.uniform()
+
+
+@pytest.mark.parametrize("loss", [lambda o, y: F.cross_entropy(o, y) * torch.rand(()), drawing_itself()])
+def test_a_loss_that_draws_is_not_taken_for_one_that_counts(loss):
+    outputs, y = torch.randn(12, 3), torch.arange(12) % 3
+    with refused("two values", "draw nothing at random"):
+        find_reduction(loss, outputs, y, y)
 
 
 def test_a_lock_that_is_made_in_forward_is_said_before_the_start():

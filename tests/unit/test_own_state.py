@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
+from contextlib import closing
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn, optim
@@ -9,11 +13,14 @@ from torch.nn import functional as F
 
 from cooptim_lab import InputError, Task
 from cooptim_lab.comm.context import Context
-from cooptim_lab.preparing.building import build_optimizer, copied
+from cooptim_lab.costs import calibration
+from cooptim_lab.preparing.building import build_optimizer, copied, packed
 from cooptim_lab.preparing.prepare import prepare
-from cooptim_lab.programs import train_baseline, train_sharded
-from cooptim_lab.ranks.parcel import Sender, dumps
-from cooptim_lab.training.spec import Baseline, Sharded
+from cooptim_lab.preparing.sharing import refuse_to_move
+from cooptim_lab.programs import train_baseline, train_sharded, train_subnets
+from cooptim_lab.ranks.parcel import Sender, dumps, unpack
+from cooptim_lab.shards.aggregate import make_aggregator
+from cooptim_lab.training.spec import Baseline, Sharded, Subnets
 from tests.support import SoloComm, refused
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -146,6 +153,72 @@ def test_one_parameter_in_two_layers_and_views_beside_each_other_stay_as_they_ar
         copied("the model", beside)
 
 
+class Looking(nn.Module):
+    """It counts in one buffer, and reads what it has counted in two others over the same memory, one of them large."""
+
+    def __init__(self, size=4):
+        super().__init__()
+        self.out = nn.Linear(4, 2).double()
+        self.register_buffer("counted", torch.zeros(3, size, dtype=torch.float64))
+        self.register_buffer("seen", self.counted[1])
+        self.register_buffer("turned", self.counted.t(), persistent=False)
+        self.still = nn.Parameter(self.counted[0], requires_grad=False)
+
+    def forward(self, x):
+        if self.training:
+            self.counted += 1
+        return self.out(x) * (1 + self.seen[2] + self.turned[1, 0] + self.still[1])
+
+
+@pytest.mark.parametrize("size", [4, 5000])  # in the stream, and apart from it
+@pytest.mark.parametrize("way", ["a copy", "a parcel", "what is kept"])
+def test_buffers_over_one_memory_stay_so(way, size):
+    ways = {"a copy": lambda model: copied("the model", model), "what is kept": lambda m: pickle.loads(dumps(m))}
+    with closing(Sender()) as sender:
+        made = {**ways, "a parcel": lambda model: unpack(sender.pack(model))}[way](Looking(size))
+    made(X[:2])
+    assert int(made.seen[2]) == int(made.turned[1, 0]) == int(made.still[1]) == int(made.counted[0, 0]) == 1
+    assert isinstance(made.still, nn.Parameter)
+    assert sorted(made.state_dict()) == sorted(Looking().state_dict())
+    assert made.turned.stride() == (1, size)
+
+
+def test_to_a_gpu_they_do_not_go():
+    with refused("still and counted are two tensors over one memory", "give device = cpu"):
+        refuse_to_move(Looking())
+    refuse_to_move(network())
+
+
+def train_replicas(context, task, spec):
+    result = train_subnets(context, task, spec)
+    first, second = result.subnets
+    assert is_same(first, second)
+    return replace(result, network_bytes=packed("it", first))
+
+
+@pytest.mark.parametrize(
+    ("program", "spec"),
+    [
+        (train_baseline, Baseline(**WHOLE)),
+        (train_sharded, Sharded(**WHOLE, aggregate="allreduce")),
+        (train_replicas, Subnets(**WHOLE, subnets=2, engine="stacked")),
+        (train_replicas, Subnets(**WHOLE, subnets=2, engine="separate")),
+    ],
+    ids=["baseline", "sharded", "stacked", "separate"],
+)
+def test_buffers_over_one_memory_are_trained_with_as_they_are(program, spec):
+    def make(i=0):
+        torch.manual_seed(3)
+        return Looking()
+
+    task = Task(model=make(), data=(X, Y), optimizer=sgd, subnet=make if isinstance(spec, Subnets) else None)
+    got = trained(program, spec, task)
+    assert is_same(got, loop(task, make()))
+    assert int(got.counted[0, 0]) == EPOCHS
+    got.train()(X[:2])
+    assert int(got.seen[0]) == EPOCHS + 1
+
+
 @every_way
 def test_tied_layers_are_trained_as_one(program, spec):
     def make():
@@ -223,3 +296,25 @@ def test_what_a_ready_made_optimizer_remembers_is_not_dropped_without_a_word(kin
         return
     with pytest.raises(InputError, match="has taken steps"):
         build_optimizer(task, list(model.parameters()))
+
+
+class Counting:
+    """A loss, or what makes an optimizer."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, *given):
+        self.calls += 1
+        return F.cross_entropy(*given) if len(given) > 1 else sgd(*given)
+
+
+def test_what_steps_cost_is_measured_with_copies(monkeypatch):
+    loss, optimizer = Counting(), Counting()
+    monkeypatch.setattr(calibration, "ROUND_SECONDS", 0.001)
+    monkeypatch.setattr(calibration, "meet", lambda comm: None)
+    monkeypatch.setattr(calibration, "make_aggregator", lambda way, *given: make_aggregator("allreduce", *given))
+    context = Context(SoloComm(), lambda *_: None, lambda: False)
+    task = Task(model=network, data=(X, Y), loss=loss, optimizer=optimizer)
+    assert calibration.time_ways(context, task, batch=16, sync_every=1, repeats=1, seed=0)
+    assert (loss.calls, optimizer.calls) == (0, 0)

@@ -181,10 +181,22 @@ def test_breakage_a_memory_that_is_lost(monkeypatch):
     assert distance([right.network], [run(given, **options)[0].network]) > 1e-3
 
 
+@pytest.mark.parametrize("split", ["replicas", "neurons"])
+def test_a_compiled_network_is_cut_as_it_is_written(split):
+    """What is compiled does not call the hooks by which its layers are found."""
+    compiled = torch.compile(make("perceptron")[0].double(), backend="eager")
+    subnets = run(task(model=compiled), split=split)[0].subnets
+    expected = run(task(model=make("perceptron")[0].double()), split=split)[0].subnets
+    assert distance([subnet._orig_mod for subnet in subnets], expected) < EXACT
+
+
 def test_a_memory_that_cannot_be_dealt_is_refused_before_the_clock():
     given = task(optimizer=lambda p: torch.optim.Adafactor(p, lr=0.01))
-    with refused("optimizer Adafactor remembers a row_var", "leave resplit out"):
+    with refused("optimizer Adafactor remembers a row_var", "give resplit = 0"):
         run(given, split="neurons", resplit=1)
+    with refused("dealt anew", "where nobody says otherwise"):
+        run(given, split="neurons", fuse="merge")
+    assert run(given, split="neurons", fuse="merge", resplit=0)[0].state == "done"
     result, _ = run(given, split="replicas")
     assert distance(alone(given, split="replicas"), result.subnets) < EXACT
 

@@ -14,6 +14,7 @@ from cooptim_lab.subnets.engines import grouped
 from cooptim_lab.subnets.engines.channels import PlainChannelStack
 from cooptim_lab.subnets.engines.losses import losses_and_gradient, per_subnet_loss
 from cooptim_lab.subnets.engines.stacked import MOST, stack
+from cooptim_lab.subnets.engines.stacks import AutogradStack, states_of
 from cooptim_lab.subnets.engines.stepping import StackedStep
 from cooptim_lab.subnets.engines.trying import Trial
 from cooptim_lab.subnets.engines.updating import Rules, Updater
@@ -481,3 +482,73 @@ def test_in_blocks_of_steps_it_is_the_same_training():
     in_blocks, others = trained([rows[:4], rows[4:]])
     assert torch.equal(one_by_one, in_blocks)
     assert all(torch.equal(a, b) for a, b in zip(states(networks), states(others), strict=True))
+
+
+class Viewed(AutogradStack):
+    """A linear layer and what follows it. What it reads are its parameters, unless a kind of it keeps others."""
+
+    engine = "viewed"
+
+    def __init__(self, subnets, members):
+        self.members, self.after = members, subnets[0][1:]
+        self.weight = torch.stack([each[0].weight.detach() for each in subnets]).requires_grad_()
+        self.own = self.weight.detach().view(len(members), 3, 6)
+
+    def read(self):
+        return self.weight
+
+    def parameters(self):
+        return {"0.weight": self.weight}
+
+    def buffers(self):
+        return []
+
+    def __call__(self, x, *, is_own=False):
+        return self.after(torch.baddbmm(torch.zeros((), dtype=FLOAT), x.expand(2, *x.shape), self.read().mT))
+
+    def states(self):
+        return states_of({"0.weight": self.weight})
+
+
+class ReadsAView(Viewed):
+    """From before: its forward is always that of the first step."""
+
+    def read(self):
+        return self.weight + (self.own - self.weight).detach()
+
+
+class TellsAView(Viewed):
+    """From before: nothing that it tells has moved."""
+
+    def states(self):
+        return states_of({"0.weight": self.own})
+
+
+class WritesAView(Viewed):
+    """From before: its gradient goes where the optimizer does not read."""
+
+    def __init__(self, subnets, members):
+        super().__init__(subnets, members)
+        self.weight.grad = torch.zeros_like(self.weight)
+        self.gradient = self.weight.grad
+
+    def backward(self, outputs, gradient):
+        (found,) = torch.autograd.grad(outputs, self.weight, gradient)
+        self.weight.grad = self.gradient.copy_(found)
+
+
+@pytest.mark.parametrize("after", [[], [nn.Dropout(0.5)]], ids=["still", "drawing"])
+@pytest.mark.parametrize("last", [2, 8], ids=["a smaller batch last", "all alike"])
+@pytest.mark.parametrize("kind", [ReadsAView, TellsAView, WritesAView])
+def test_an_engine_that_keeps_what_was_there_before_the_optimizer_is_not_chosen(kind, last, after):
+    subnets = make([lambda: nn.Sequential(nn.Linear(6, 3, bias=False), *after)] * 2)
+    batches = [(X[:8], CLASSES[:8]), *([(X[:last], CLASSES[:last])] if last < 8 else [])]
+    trial = Trial(functional.cross_entropy, batches)
+    assert trial.choose("it", [kind, Viewed], subnets) is Viewed
+
+
+def test_what_is_tried_leaves_the_subnets_alone():
+    subnets = make([perceptron] * 2)
+    before = copy.deepcopy(subnets)
+    assert [each.engine for each in stack(subnets, trial=tried(X))] == ["grouped"]
+    assert distance(subnets, before) == 0

@@ -13,6 +13,7 @@ from cooptim_lab.subnets.finding import find_units
 from cooptim_lab.subnets.fuse import FUSIONS, MeanFusion
 from cooptim_lab.subnets.split import divide
 from cooptim_lab.subnets.states import state_of
+from cooptim_lab.subnets.units import Axis, Units
 from tests.networks import MIXING, NETWORKS, make
 from tests.support import refused
 
@@ -154,3 +155,17 @@ def test_attention_of_another_kind_is_named():
 
     with refused("layer look", "define subnet(i)"):
         find_units(Other(), torch.randn(2, 5, 4))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+def test_joined_what_belongs_to_nobody_alone_is_the_mean_of_those_who_have_it(dtype):
+    """A weight over three hidden units and two inputs: the third unit is lost with its part."""
+    made, axis = nn.Linear(5, 2, bias=False, dtype=dtype), Axis.of_none(5)
+    axis.mark(torch.arange(3), 0, torch.arange(3))
+    units = Units(made, axes={"weight": {1: axis}})
+    parts = [[torch.tensor([1])], [torch.tensor([0])]]
+    states = [{"weight": torch.randn(2, 3, dtype=dtype)} for _ in parts]
+    one, other = (state["weight"] for state in states)
+    joined = units.join(state_of(made), states, parts)["weight"]
+    expected = torch.stack([other[:, 0], one[:, 0], made.weight[:, 2].detach(), *(one + other)[:, 1:].t() / 2], 1)
+    assert (joined - expected).abs().max() < 1e-15

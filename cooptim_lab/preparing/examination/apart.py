@@ -3,23 +3,24 @@
 A batch goes through one copy, its two parts each through a copy of its own, as through ranks; twice, and cut elsewhere
 the second time, so that what a copy keeps from one batch for the next is seen too. In float64 where a network can be
 made so. BatchNorm is left out: over ranks it is right (`shards.batchnorm`). Of a network that draws numbers beside
-dropout, nothing can be said.
+dropout, parts are given those that their rows had in the whole; where they cannot be, it is not told.
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..building import packed, unpacked
 from ..modes import put
 from ..scoring import Loss
-from ..seeds import seed_all
+from ..seeds import is_generator, seed_all
+from .noise import CannotTellError, Noise
 from .still import Still, without_dropout
 
 ROWS = 16
@@ -41,10 +42,13 @@ class Apart:
         In training mode: OUTPUTS, GRADIENT, names of parameters and buffers that a pass changes.
     is_scored_together
         Whether outputs in evaluation mode depend on the other rows.
+    is_untold
+        Whether it could not be seen in training mode, for the network draws numbers that cannot be drawn again.
     """
 
     training: tuple[str, ...] = ()
     is_scored_together: bool = False
+    is_untold: bool = False
 
 
 def see_apart(network: nn.Module, loss: Loss, x: Tensor, y: Tensor) -> Apart:
@@ -53,11 +57,15 @@ def see_apart(network: nn.Module, loss: Loss, x: Tensor, y: Tensor) -> Apart:
     A network that cannot take the parts is not judged: it will say so itself.
     """
     x, y = x[:ROWS], y[:ROWS]
-    if len(x) < 2 or any(_draws_by_itself(module) for module in network.modules()):
+    if len(x) < 2:
         return Apart()
+    if any(_draws_by_itself(module) for module in network.modules()):
+        return Apart(is_untold=True)
     for wide in (True, False):
         try:
             return _see(_Network(network, wide), loss, x.double() if wide and x.is_floating_point() else x, y)
+        except CannotTellError:
+            return Apart(is_untold=True)
         except Exception:  # noqa: BLE001 - in float64 it may fail for its types, and then is asked as it is
             continue
     return Apart()
@@ -85,39 +93,48 @@ class _Passed:
     state: dict[str, Tensor]
 
 
-def _see(networks: _Network, loss: Loss, x: Tensor, y: Tensor) -> Apart:
+def _see(networks: _Network, loss: Loss, x: Tensor, y: Tensor, *, is_noisy: bool = False) -> Apart:
     norms: list[tuple[Tensor, Tensor]] = []
     cuts = [max(1, len(x) * 3 // 8), len(x) - max(1, len(x) * 3 // 8)]
     seed_all(0)
-    still = Still(norms)
+    still, noise = Still(norms), Noise(len(x))
     start = networks.copy()
     before = _state(start)
-    with still:
+    with still, noise if is_noisy else nullcontext():
         first = start(x.clone())
         weights = _weights(loss, first, y)
         whole = _passed(start, first, weights, x)
     seed_all(1)
-    with Still([*norms]), torch.no_grad():
+    with Still([*norms]), Noise(len(x), noise.drawn) if is_noisy else nullcontext(), torch.no_grad():
         again = networks.copy()
         others = again(x.clone())
     tolerance = min(MOST, max(LEAST, DIGITS * still.coarsest))
     together = _is_scored_together(again, x, tolerance)
-    if not bool(whole.outputs[0].isfinite().all()) or _differ(others, whole.outputs[0], tolerance):
-        return Apart((), together)  # it draws, or has nothing that could be compared
+    if not bool(whole.outputs[0].isfinite().all()):
+        return Apart((), together)  # there is nothing that could be compared
+    if _differ(others, whole.outputs[0], tolerance):
+        return Apart((), together, is_untold=True) if is_noisy else _see(networks, loss, x, y, is_noisy=True)
     parts = []
     for which in (0, 1):
         one, two = ((slice(cut), slice(cut, None))[which] for cut in cuts)
         seed_all(0)
-        with Still([*norms]):
+        known = Noise(len(x), noise.drawn)
+        with Still([*norms]), known if is_noisy else nullcontext():
             copy = networks.copy()
-            parts.append(_passed(copy, copy(x[one].clone()), weights[one], x[two]))
+            known.part = one
+            outputs = copy(x[one].clone())
+            parts.append(_passed(copy, outputs, weights[one], x[two], partial(setattr, known, "part", two)))
     return Apart(tuple(_differences(before, whole, parts, tolerance)), together)
 
 
-def _passed(network: nn.Module, outputs: Tensor, weights: Tensor, x: Tensor) -> _Passed:
+def _passed(
+    network: nn.Module, outputs: Tensor, weights: Tensor, x: Tensor, between: Callable[[], None] = lambda: None
+) -> _Passed:
+    """Backward, and a second pass; `between` them."""
     if outputs.requires_grad:
         outputs.backward(weights)
     gradients = {name: p.grad.to_dense() for name, p in network.named_parameters() if p.grad is not None}
+    between()
     with torch.no_grad():
         second = network(x.clone())
     return _Passed([outputs.detach(), second.detach()], gradients, _state(network))
@@ -200,5 +217,4 @@ def _differ(one: Tensor, other: Tensor, tolerance: float, floor: float = 0.0) ->
 
 def _draws_by_itself(module: nn.Module) -> bool:
     """Whether it has a generator of its own, which a seed does not reach."""
-    kinds = (np.random.Generator, np.random.RandomState, random.Random, torch.Generator)
-    return any(isinstance(value, kinds) for value in vars(module).values())
+    return any(map(is_generator, vars(module).values()))

@@ -97,6 +97,12 @@ def see_loss(loss: Loss, outputs: Tensor, y: Tensor) -> None:
     try:
         value = loss(outputs.detach().requires_grad_() + 0, y)
     except Exception as error:
+        if "differentiated Tensor" in str(error):
+            raise InputError(
+                "loss asks for a derivative by something that the outputs do not come from: it is given outputs and "
+                "labels only, no inputs; let the model's forward compute it, within torch.enable_grad(), and return it "
+                "beside the outputs"
+            ) from error
         raise InputError(
             f"loss cannot take outputs {tuple(outputs.shape)} and labels {tuple(y.shape)} {y.dtype}: "
             f"{first_line(error)}"

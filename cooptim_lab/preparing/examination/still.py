@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
+
+from ..lasting import Lasting
 
 DROPOUTS = frozenset(
     {
@@ -21,7 +22,7 @@ DROPOUTS = frozenset(
 )
 
 
-class Still(TorchFunctionMode):
+class Still(Lasting):
     """While it lasts, dropout leaves all as it is.
 
     Parameters
@@ -41,8 +42,7 @@ class Still(TorchFunctionMode):
         super().__init__()
         self._norms, self._calls, self.coarsest = norms, 0, torch.finfo(torch.float64).eps
 
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
+    def call(self, function: Any, *args: Any, **kwargs: Any) -> Any:
         if function in DROPOUTS:
             return args[0] if args else kwargs["input"]
         if function is functional.batch_norm and self._norms is not None:

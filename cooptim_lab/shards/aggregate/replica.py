@@ -14,6 +14,7 @@ never -0.0 throughout: sums begin at 0.0. A gradient of one number that is no su
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from itertools import accumulate
 from typing import Any
 
@@ -61,6 +62,8 @@ class Replica:
         Numbers behind the gradient: for each parameter whether it got one, where that is told; then CONTROL.
     control : numpy.ndarray
         A view of what is behind the gradient, (CONTROL,).
+    within : contextlib.AbstractContextManager
+        What is on while a gradient is computed.
 
     Raises
     ------
@@ -72,6 +75,7 @@ class Replica:
         self, model: nn.Module, task: Task, steps: int = 0, *, tells: bool = False, is_trial: bool = False
     ) -> None:
         self.model, self._clip = model, task.clip
+        self.within: AbstractContextManager[Any] = nullcontext()
         named = trained(model)
         names, self.parameters = [name for name, _ in named], [p for _, p in named]
         types = {p.dtype for p in self.parameters}
@@ -127,12 +131,14 @@ class Replica:
             return 0.0
         value = loss()
         if value.dtype != self._weight.dtype:
-            value.backward(torch.full_like(value, weight))
+            factor = torch.full_like(value, weight)
         else:
             if weight != self._weight_now:
                 self._weight.fill_(weight)
                 self._weight_now = weight
-            value.backward(self._weight)
+            factor = self._weight
+        with self.within:
+            value.backward(factor)
         if self._is_hooked:
             self._take_over()
         if self._is_absent:
