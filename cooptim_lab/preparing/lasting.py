@@ -41,5 +41,6 @@ def _backward(
     gradients = (given,) * len(every) if given is None or isinstance(given, Tensor) else tuple(given)
     known = [torch.ones_like(t) if g is None else g for t, g in zip(every, gradients, strict=True)]
     # Before 2.7 torch takes no such places, and asks no mode about tensors either.
-    edges: Any = [get_gradient_edge(each) for each in every] if TorchVersion(torch.__version__) >= (2, 7) else every
+    is_taken = TorchVersion(torch.__version__) >= "2.7"
+    edges: Any = [get_gradient_edge(each) for each in every] if is_taken else every
     torch.autograd.backward(edges, known, retain_graph=retain_graph, create_graph=create_graph)
