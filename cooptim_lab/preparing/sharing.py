@@ -80,7 +80,7 @@ def _view(memory: Tensor, dtype: Any, where: tuple[Any, ...], is_parameter: bool
     import torch
 
     made = torch.empty(0, dtype=dtype, device=memory.device)
-    made.set_(memory.untyped_storage(), *where)  # type: ignore[call-overload]
+    made.set_(memory.untyped_storage(), *where)
     return torch.nn.Parameter(made, requires_grad=False) if is_parameter else made
 
 
@@ -111,8 +111,8 @@ def _reach(one: Tensor, other: Tensor) -> bool:
 
 def _extent(tensor: Tensor) -> tuple[int, int]:
     """Of bytes of its storage: the first, and that after the last."""
-    size, first = tensor.element_size(), tensor.storage_offset()
-    numbers = 1 + sum((count - 1) * stride for count, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    size, first = tensor.element_size(), int(tensor.storage_offset())
+    numbers = 1 + sum((count - 1) * int(step) for count, step in zip(tensor.shape, tensor.stride(), strict=True))
     return first * size, (first + numbers) * size
 
 
