@@ -16,6 +16,8 @@ from torch.autograd.graph import get_gradient_edge
 from torch.overrides import TorchFunctionMode
 from torch.torch_version import TorchVersion
 
+HAS_PLACES = TorchVersion(torch.__version__) >= "2.7"
+
 
 class Lasting(TorchFunctionMode):
     """While it lasts, `call` is called in the place of every function of torch's, also of those within `backward`."""
@@ -41,6 +43,5 @@ def _backward(
     gradients = (given,) * len(every) if given is None or isinstance(given, Tensor) else tuple(given)
     known = [torch.ones_like(t) if g is None else g for t, g in zip(every, gradients, strict=True)]
     # Before 2.7 torch takes no such places, and asks no mode about tensors either.
-    is_taken = TorchVersion(torch.__version__) >= "2.7"
-    edges: Any = [get_gradient_edge(each) for each in every] if is_taken else every
+    edges: Any = [get_gradient_edge(each) for each in every] if HAS_PLACES else every
     torch.autograd.backward(edges, known, retain_graph=retain_graph, create_graph=create_graph)

@@ -111,9 +111,9 @@ def _reach(one: Tensor, other: Tensor) -> bool:
 
 def _extent(tensor: Tensor) -> tuple[int, int]:
     """Of bytes of its storage: the first, and that after the last."""
-    size, first = tensor.element_size(), tensor.storage_offset()
-    numbers = 1 + sum((count - 1) * stride for count, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    return int(first * size), int((first + numbers) * size)
+    size, first = tensor.element_size(), int(tensor.storage_offset())
+    numbers = 1 + sum((count - 1) * int(step) for count, step in zip(tensor.shape, tensor.stride(), strict=True))
+    return first * size, (first + numbers) * size
 
 
 def _overlap(one: Tensor, other: Tensor) -> bool:

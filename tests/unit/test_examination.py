@@ -375,8 +375,8 @@ class Sloped(nn.Module):
 def test_derivatives_that_forward_returns_are_trained_by():
     wanted = torch.cat([X.sum(1, keepdim=True), torch.ones(len(X), 4)], 1)
     task = Task(model=Sloped(), data=(X, wanted), loss=F.mse_loss, optimizer=lambda p: torch.optim.Adam(p, lr=0.05))
-    result, _ = run(train_baseline, Baseline(epochs=30, batch=16), task)
-    assert result.loss < 0.1
+    context = Context(SoloComm(), lambda *_: None, lambda: False, threads=1)
+    assert train_baseline(context, task, Baseline(epochs=8, batch=16)).loss < 0.2
 
 
 class Annealed:
