@@ -22,7 +22,7 @@ from ..levers.plan import NONE, read_kinds
 from ..options import option
 from ..ranks.job import give_values
 from ..ranks.pool import RankPool
-from ..runs.events import Note, Phase, Progress, Raced
+from ..runs.events import Event, Note, Phase, Progress, Raced
 from ..runs.result import Result
 from ..runs.run import Run
 from ..studies.quiet import Surroundings, disturbs, throttled
@@ -103,7 +103,7 @@ class Tune(Study[Any, TuneSpec]):
         self.kinds = self._kinds()
         self.seed, self.batch, self.budget = spec.seed, spec.batch, spec.budget
         self.random = random.Random(spec.seed)
-        self._began = time.monotonic()
+        self._began, self._is_begun = time.monotonic(), False
         self.defaults: dict[int, Result] = {}
         self.goal: Goal | None = None
 
@@ -128,7 +128,7 @@ class Tune(Study[Any, TuneSpec]):
         self.around.ranks = self.ask(run_tell_pid, is_cooperative=False)
         self.around.await_quiet(self._wait)
         self.around.begin()
-        self._began = time.monotonic()
+        self._began, self._is_begun = time.monotonic(), True
         self._set_goal()
         found = self._survey()
         gating = Gating(self, self.ask, self._trainer.spec_of(NONE, self.seed))
@@ -226,9 +226,10 @@ class Tune(Study[Any, TuneSpec]):
         self.run.post(Raced(row=known.summary()))
 
     def phase(self, text: str) -> None:
-        """What is done now, and how much of the budget is used."""
+        """What is done now, and what is left of the budget."""
         budget = self.spec.budget
-        self.run.post(Phase(text=text))
+        left = max(0.0, budget - self.spent)
+        self.run.post(Phase(text=f"{text} · {left:.0f} s of {budget:g} s left"))
         self.run.post(Progress(done=round(1000 * min(1.0, self.spent / budget)), total=1000))
 
     def say(self, text: str) -> None:
@@ -247,9 +248,16 @@ class Tune(Study[Any, TuneSpec]):
         if program is not run_tell_pid:
             arguments["task"] = self.task
         child: Run[list[Any]] = Run("call", {"workers": 1})
-        child.log.listen(self.pass_on)
+        child.log.listen(self._tell)
         self.pool.submit(child, program, arguments, workers=1, finish=give_values, is_cooperative=is_cooperative)
         return list(self.await_child(child))
+
+    def _tell(self, event: Event) -> None:
+        """Of what a rank tells, what is done now and what is noted."""
+        if isinstance(event, Phase) and self._is_begun and event.text != "running":
+            self.phase(event.text)
+        else:
+            self.pass_on(event)
 
     def _finish(self, state: str) -> None:
         raced = [entry for entry in self.entries.values() if entry.to_goal]

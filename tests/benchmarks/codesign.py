@@ -10,22 +10,28 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from cooptim_lab import Task, train, tune
+from cooptim_lab import Task, tune
 from cooptim_lab.codesign.figures import Figure, figure, interval_in_words
 from cooptim_lab.codesign.goal import Goal, seconds_an_epoch
+from cooptim_lab.codesign.trainer import Trainer
 from cooptim_lab.codesign.tuning import AS_IS, PLAN, TUNED, Tuning
 from cooptim_lab.data.datasets import digits
 from cooptim_lab.levers import Plan
+from cooptim_lab.ranks.job import give_values
 from cooptim_lab.ranks.pool import RankPool
+from cooptim_lab.runs.result import Result
+from cooptim_lab.runs.run import Run
 from tests.benchmarks.codesign_networks import NETWORKS
 from tests.benchmarks.rows import Row
 
@@ -40,7 +46,7 @@ VALUES = {
 """What the sweep goes through: as `tune` may, with the levers `SWEPT`."""
 SWEEP_SEEDS, FINALISTS, FINAL_SEEDS = 2, 5, 6
 HONEST, PAIRS, MOST_MISSES = 200, 5, 16
-TUNES, SHORT_BUDGET = 20, 20.0
+TUNES, SHORT_BUDGET = 20, 15.0
 PEER = "pytorch-autotune==2.0.0"
 REACHES = {"README's perceptron": (0.25, 0.35), "CNN with BatchNorm": (0.6, None), "transformer": (0.6, None)}
 
@@ -103,17 +109,18 @@ def single_lever_row(name: str, found: Tuning) -> Row:
 
 def sweep(pool: RankPool, task: Task, tuned: Tuning) -> tuple[Plan, float]:
     """The best of all combinations, and the tuned plan's seconds over its own, on fresh seeds that both share."""
-    assert tuned.goal is not None
     plans = [Plan.read(",".join(filter(None, texts))) for texts in itertools.product(*VALUES.values())]
-    took = {
-        str(plan): [_seconds(pool, task, plan, seed, tuned.goal) for seed in range(SWEEP_SEEDS)] for plan in plans
-    }  # fmt: skip
-    finalists = sorted(plans, key=lambda plan: math.fsum(took[str(plan)]))[:FINALISTS]
+    took = {str(plan): 0.0 for plan in plans}
+    for seed in range(SWEEP_SEEDS):
+        for plan, seconds in zip(plans, _seconds(pool, task, plans, seed, tuned.goal), strict=True):
+            took[str(plan)] += seconds
+    finalists = sorted(plans, key=lambda plan: took[str(plan)])[:FINALISTS]
     entrants = list({str(plan): plan for plan in (*finalists, tuned.plan)}.values())
     final: dict[str, list[float]] = {str(plan): [] for plan in entrants}
     for number in range(FINAL_SEEDS):
-        for plan in entrants[:: 1 if number % 2 else -1]:
-            final[str(plan)].append(_seconds(pool, task, plan, 5000 + number, tuned.goal))
+        order = entrants[:: 1 if number % 2 else -1]
+        for plan, seconds in zip(order, _seconds(pool, task, order, 5000 + number, tuned.goal), strict=True):
+            final[str(plan)].append(seconds)
     best = min(finalists, key=lambda plan: _median(final[str(plan)]))
     return best, _paired(final[str(tuned.plan)], final[str(best)])
 
@@ -138,7 +145,8 @@ def peer_row(pool: RankPool, name: str, task: Task, found: Tuning) -> Row:
         np.savez(Path(folder) / "data.npz", x=np.asarray(x, dtype="float32"), y=np.asarray(y))
         goal = [str(found.goal.value), "accuracy" if found.goal.is_accuracy else "loss"]
         command = [str(python), "-m", "tests.benchmarks.codesign_peer", f"{folder}/data.npz", name, *goal, str(EPOCHS)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=900)
+        environment = {**os.environ, "HOME": folder, "XDG_CACHE_HOME": folder}  # what it keeps is of this run only
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=900, env=environment)
     told = json.loads(done.stdout.splitlines()[-1])
     theirs = figure([math.inf if ratio is None else ratio for ratio in told["ratios"]])
     ours = found.headline or Figure(1.0)
@@ -154,14 +162,12 @@ def peer_row(pool: RankPool, name: str, task: Task, found: Tuning) -> Row:
 
 def honesty_row(pool: RankPool, task: Task) -> Row:
     """Comparisons of a plan with itself: how often the interval of P leaves out 1."""
-    missed = 0
+    missed, plan = 0, Plan.read("fused,threads=1")
     for study in range(HONEST):
         ratios = []
+        told = _trainer(pool, task, 1).train([plan] * (2 * PAIRS), study, 0.0, "the same")
         for pair in range(PAIRS):
-            first, second = (
-                seconds_an_epoch(train(task, pool=pool, plan="fused,threads=1", epochs=1, seed=pair).wait())
-                for _ in range(2)
-            )  # fmt: skip
+            first, second = (seconds_an_epoch(told[2 * pair + side]) for side in range(2))
             ratios.append(first / second if (study + pair) % 2 else second / first)
         found = figure(ratios)
         assert found is not None
@@ -190,13 +196,22 @@ def luck_row(pool: RankPool, task: Task) -> Row:
     )  # fmt: skip
 
 
-def _seconds(pool: RankPool, task: Task, plan: Plan, seed: int, goal: Goal) -> float:
-    until = max(0.0, goal.value)
-    try:
-        result = train(task, pool=pool, plan=plan, epochs=EPOCHS, seed=seed, until=until).wait()
-    except Exception:  # noqa: BLE001 - it diverged: it never gets there
-        return math.inf
-    return goal.seconds(result)
+def _trainer(pool: RankPool, task: Task, epochs: int) -> Trainer:
+    """Trains as `tune` does."""
+
+    def ask(program: Callable[..., Any], **arguments: Any) -> list[Any]:
+        child: Run[list[Any]] = Run("call", {"workers": 1})
+        pool.submit(child, program, {"task": task, **arguments}, workers=1, finish=give_values)
+        return child.wait()
+
+    return Trainer(task, pool, epochs, 64, ask, lambda child: child.wait(), lambda said: None)
+
+
+def _seconds(pool: RankPool, task: Task, plans: Sequence[Plan], seed: int, goal: Goal | None) -> list[float]:
+    """Of each, to the goal; infinite where it never gets there, or diverged."""
+    assert goal is not None
+    told = _trainer(pool, task, EPOCHS).train(plans, seed, max(0.0, goal.value), "sweep")
+    return [goal.seconds(result) if isinstance(result, Result) else math.inf for result in told]
 
 
 def _median(values: Sequence[float]) -> float:

@@ -76,7 +76,7 @@ def test_everything_is_told_as_it_becomes_known(tuned):
     assert any(row["gate"] is not None and row["to_goal"] is None for row in rows if row["state"] != "proof")
     phases = [event.text for event in of(tuned, Phase)]
     order = [next(i for i, text in enumerate(phases) if text.startswith(start)) for start in (
-        "the default, seed 0", "which levers apply", "a moment of each lever", "round 1: ", "proof, seed 1000: ",
+        "for the goal, seed 0", "which levers apply", "a moment of each lever", "round 1: ", "proof, seed 1000: ",
     )]  # fmt: skip
     assert order == sorted(order)
     assert any(text.startswith("the goal is accuracy") for text in said(tuned))
