@@ -18,7 +18,7 @@ from tests.support import refused, wait_until
 
 pytestmark = [pytest.mark.mpi, pytest.mark.timeout(240)]
 PATIENCE_SECONDS = 180
-SHORT = {"budget": 14.0, "epochs": 4, "levers": "threads,fused,batch,lr"}
+SHORT = {"budget": 8.0, "epochs": 4, "levers": "threads,fused,batch,lr"}
 
 X = np.random.default_rng(0).normal(size=(600, 8)).astype("float32")
 Y = (X[:, 0] > X[:, 1]).astype("int64")
@@ -29,6 +29,9 @@ def patient():
     """A slow machine is no reason to fail: that a budget is too small is said only where it is asked."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("cooptim_lab.codesign.tune.NEEDED", 0)
+        patched.setattr("cooptim_lab.codesign.tune.GOAL_SEEDS", 3)
+        patched.setattr("cooptim_lab.codesign.racing.ROUNDS", 2)
+        patched.setattr("cooptim_lab.codesign.proof.MOST", 5)
         yield patched
 
 
