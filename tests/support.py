@@ -39,7 +39,7 @@ def run_python(source: str, *arguments: str, **options: Any) -> subprocess.Compl
     )
 
 
-def run_ranks(program: Path, ranks: int, *arguments: int) -> None:
+def run_ranks(program: Path, ranks: int, *arguments: int | Path, seconds: float = PATIENCE_SECONDS) -> None:
     """A program under mpiexec; a rank that fails, or a deadline that passes, fails the test with what was printed."""
     mpiexec = find_mpiexec()
     if mpiexec is None:
@@ -51,7 +51,7 @@ def run_ranks(program: Path, ranks: int, *arguments: int) -> None:
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
     ) as process:
         try:
-            output, _ = process.communicate(timeout=PATIENCE_SECONDS)
+            output, _ = process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
             for child in psutil.Process(process.pid).children(recursive=True):
                 child.kill()

@@ -18,13 +18,9 @@ def test_ranks_are_one_process(ranks):
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+@pytest.mark.timeout(200)
 def test_trainings_of_every_kind_are_one_process(ranks):
-    run_ranks(Path(__file__).with_name("prog_one_process.py"), ranks)
-
-
-@pytest.mark.parametrize("ranks", [1, 2, 3])
-def test_batchnorm_in_a_checkpoint_is_that_of_one_process(ranks):
-    run_ranks(Path(__file__).with_name("prog_checkpoint.py"), ranks)
+    run_ranks(Path(__file__).with_name("prog_one_process.py"), ranks, seconds=180)
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4])
@@ -34,15 +30,9 @@ def test_networks_drawn_at_random_are_one_process_or_refused(ranks):
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
-def test_what_parts_of_a_batch_make_another_is_said(ranks):
-    run_ranks(Path(__file__).with_name("prog_apart.py"), ranks)
-
-
-@pytest.mark.parametrize("ranks", [1, 2, 3])
-def test_what_no_row_of_a_batch_reaches_is_left_as_it_is(ranks):
-    run_ranks(Path(__file__).with_name("prog_untouched.py"), ranks)
-
-
-@pytest.mark.parametrize("ranks", [1, 2, 3])
-def test_a_divisor_that_rare_rows_show_is_seen(ranks):
-    run_ranks(Path(__file__).with_name("prog_parts.py"), ranks)
+@pytest.mark.timeout(200)
+def test_what_meets_over_ranks(ranks):
+    """BatchNorm in a checkpoint; parts of a batch that make another; what no row reaches; divisors of rare rows."""
+    programs = ("prog_checkpoint.py", "prog_apart.py", "prog_untouched.py", "prog_parts.py")
+    here = Path(__file__)
+    run_ranks(here.with_name("prog_several.py"), ranks, *map(here.with_name, programs), seconds=180)
