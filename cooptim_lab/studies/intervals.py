@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -96,7 +97,12 @@ def ratio_interval(ratios: Sequence[float], level: float = LEVEL) -> Interval | 
         return None
     centre = statistics.fmean(map(math.log, ratios))
     half = student(len(ratios) - 1, level) * noise(ratios) / math.sqrt(len(ratios))
-    return Interval(math.exp(centre - half), math.exp(centre + half), level)
+    return Interval(math.exp(centre - half), _exp(centre + half), level)
+
+
+def _exp(logarithm: float) -> float:
+    """Infinite where it is too large for a number: of two pairs and a high level nothing is known."""
+    return math.exp(logarithm) if logarithm < math.log(sys.float_info.max) else math.inf
 
 
 def noise(ratios: Sequence[float]) -> float:

@@ -240,3 +240,10 @@ def test_the_kernel_loads_scipy_only_when_something_is_measured(more, is_loaded)
     code = f"import cooptim_lab.studies.intervals as module, sys{more}; print('scipy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.split() == [str(is_loaded)]
+
+
+def test_two_ratios_far_apart_at_a_high_level_tell_nothing():
+    """Student's t of one degree of freedom is large: its exponential is no number any more."""
+    low, high, _ = ratio_interval([0.1, 2.0], 0.9995)
+    assert low < 1e-300
+    assert high == math.inf
