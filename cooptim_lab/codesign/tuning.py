@@ -149,7 +149,8 @@ class Tuning:
             f", between {interval_in_words(proved)} (95 %)".replace("–", "and") if interval_in_words(proved) else ""
         )
         if not self.is_gain:
-            said = f"no gain on this machine: the best of the race, {self.winner.plan or 'the default'}, has P "
+            told = "no gain told apart from noise" if proved.value < 1 else "no gain on this machine"
+            said = f"{told}: the best of the race, {self.winner.plan or 'the default'}, has P "
             return [f"{said}{in_words(proved)}{between} when it is trained anew", *self._ties()]
         first = f"P = {in_words(proved)}{between} to {self.goal}: {self.plan}"
         beside = self.beside_tuned

@@ -254,9 +254,16 @@ class TestWhatIsSaid:
         assert '%%cooptim train --plan "batch=256,fused" --epochs 20 --batch 64' in said
 
     def test_no_gain_is_a_result(self):
-        made = tuned(DEFAULT, part(PLAN, "batch=256,fused", 0.7, 1.4, 0.9, 1.2, 0.95))
+        made = tuned(DEFAULT, part(PLAN, "batch=256,fused", 0.8, 1.5, 0.9, 1.3, 1.05))
         assert made.plan == NONE
-        assert made.sentences()[0].startswith("no gain on this machine")
+        assert made.sentences()[0].startswith(
+            "no gain on this machine: the best of the race, batch=256,fused, has P 1."
+        )
+
+    def test_a_gain_that_the_noise_hides_is_none(self):
+        made = tuned(DEFAULT, part(PLAN, "batch=256,fused", 0.5, 1.1, 0.6, 1.0, 0.7))
+        assert made.plan == NONE
+        assert made.sentences()[0].startswith("no gain told apart from noise")
 
     def test_a_plan_that_never_reaches_it_is_no_gain(self):
         made = tuned(DEFAULT, part(PLAN, "batch=256,fused", INF, INF, 0.3, INF, 0.3))
