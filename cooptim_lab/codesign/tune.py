@@ -22,7 +22,7 @@ from ..levers.plan import NONE, read_kinds
 from ..options import option
 from ..ranks.job import give_values
 from ..ranks.pool import RankPool
-from ..runs.events import Note, Phase, Progress, Raced
+from ..runs.events import Event, Note, Phase, Progress, Raced
 from ..runs.result import Result
 from ..runs.run import Run
 from ..studies.quiet import Surroundings, disturbs, throttled
@@ -227,8 +227,17 @@ class Tune(Study[Any, TuneSpec]):
 
     def phase(self, text: str) -> None:
         """What is done now, and how much of the budget is used."""
-        budget = self.spec.budget
         self.run.post(Phase(text=text))
+        self._tell_budget()
+
+    def pass_on(self, event: Event) -> None:
+        """Also how much of the budget is used: the ranks tell of each training as it begins."""
+        super().pass_on(event)
+        if isinstance(event, Phase):
+            self._tell_budget()
+
+    def _tell_budget(self) -> None:
+        budget = self.spec.budget
         self.run.post(Progress(done=round(1000 * min(1.0, self.spent / budget)), total=1000))
 
     def say(self, text: str) -> None:
