@@ -48,16 +48,17 @@ class Proof:
     def carry(self) -> None:
         """Rounds until the budget is used up, and the fewest at least."""
         study, first = self.study, self.study.seed + FRESH
-        began, share = study.spent, 0.0
+        began, share, rounds = study.spent, 0.0, 0
         for number in range(MOST):
             if number >= FEWEST and study.spent + share > study.budget:
                 break
             asked = self.parts if self._has_time(number, share) else self.parts[: self._first]
             before = study.spent
             self._round(asked, first + number)
+            rounds += 1
             share = study.spent - before if number == 0 else share
         took = study.spent - began
-        study.say(f"the proof: {min(MOST, number + 1)} rounds of fresh seeds in {took:.0f} s")
+        study.say(f"the proof: {rounds} rounds of fresh seeds in {took:.0f} s")
 
     def _has_time(self, number: int, share: float) -> bool:
         """Whether the parts of the plan have a turn: so that the fewest rounds of the plan itself still fit."""

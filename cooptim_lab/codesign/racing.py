@@ -52,7 +52,7 @@ class Racing:
         """All rounds."""
         self._first_round()
         for entry in self.study.untrained():
-            entry.leave("not trained by itself: raced with other levers beside it")
+            entry.leave("not trained by itself: plans with other levers beside it come in its place")
             self.study.post(entry)
         self._close()
         for number in range(1, ROUNDS):

@@ -136,7 +136,8 @@ class Tuning:
     @property
     def line(self) -> str:
         """What repeats the plan, as it is typed."""
-        return f'%%cooptim train --plan "{self.plan}" --epochs {self.epochs} --batch {self.batch}'
+        plan = self.plan if self.winner is None else self.winner.plan
+        return f'%cooptim train --plan "{plan}" --epochs {self.epochs} --batch {self.batch}'
 
     def sentences(self) -> list[str]:
         """What a reader should know, the headline first."""
@@ -144,7 +145,8 @@ class Tuning:
             return []
         proved, raced = self.headline, self.raced
         if proved is None:
-            return [f"stopped before the proof: {self.winner.plan or 'the default'} led with P {in_words(raced)}"]
+            led = f"{self.winner.plan or 'the default'} led with P {in_words(raced)}{_in_brackets(raced)}"
+            return [f"stopped before the proof: {led}", *([f"try it: {self.line}"] if self.winner.plan else [])]
         between = (
             f", between {interval_in_words(proved)} (95 %)".replace("–", "and") if interval_in_words(proved) else ""
         )
@@ -153,23 +155,34 @@ class Tuning:
             said = f"{told}: the best of the race, {self.winner.plan or 'the default'}, has P "
             return [f"{said}{in_words(proved)}{between} when it is trained anew", *self._ties()]
         first = f"P = {in_words(proved)}{between} to {self.goal}: {self.plan}"
+        missed = (
+            f"it missed the goal on {proved.misses} of {proved.pairs} seeds: P is the median then, and unsure"
+            if proved.misses
+            else ""
+        )
         beside = self.beside_tuned
         tuned = next((str(part.plan) for part in self.parts if part.title == TUNED), "")
         second = f"beside the default with {tuned}: P = {in_words(beside)}{_in_brackets(beside)}" if tuned else ""
         third = f"the race itself said {in_words(raced)}; the proof counts"
-        return [*filter(None, (first, second, third, self._most())), *self._ties(), f"again: {self.line}"]
+        return [*filter(None, (first, missed, second, third, self._most())), *self._ties(), f"again: {self.line}"]
 
     def _most(self) -> str:
-        """Which lever the plan gets most of its gain from: the one without which it loses most."""
-        proved = self.headline
+        """Which lever the plan gets most of its gain from: the one without which it loses most.
+
+        Beside the plan in the same rounds, which are the first: the parts have fewer of them where the budget is small.
+        """
+        whole = next((part for part in self.parts if part.title == PLAN), None)
         lost = {
-            part.title.removeprefix("without "): part.figure.value
+            part.title.removeprefix("without "): part
             for part in self.parts
             if part.title.startswith("without ") and part.figure is not None
         }
-        if not lost or proved is None or math.isinf(proved.value):
+        if not lost or whole is None:
             return ""
-        name, value = max(lost.items(), key=lambda pair: pair[1])
+        name, part = max(lost.items(), key=lambda pair: _value(pair[1].figure))
+        proved, value = figure(whole.to_goal[: len(part.to_goal)]), _value(part.figure)
+        if proved is None or math.isinf(proved.value):
+            return ""
         if value <= proved.value * 1.05:
             return "no single lever is missed: without any one of them P is about the same"
         without = "it never reaches the goal" if math.isinf(value) else f"P is {value:.2f}"
@@ -194,6 +207,10 @@ class Tuning:
             "parts": [part.summary() for part in self.parts],
             **{name: None if found is None else found.summary() for name, found in kept.items()},
         }
+
+
+def _value(found: Figure | None) -> float:
+    return math.inf if found is None else found.value
 
 
 def _in_brackets(found: Figure | None) -> str:

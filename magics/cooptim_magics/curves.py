@@ -153,5 +153,5 @@ def axis_labels(kind: str) -> dict[str, str]:
     if kind == "ceilings":
         return {"x_label": "operations per byte", "y_label": "GFLOP/s"}
     if kind == "tune":
-        return {"x_label": "plan, in the table's order", "y_label": "P to the goal (below 1 is faster)"}
+        return {"x_label": "row of the table", "y_label": "P to the goal (below 1 is faster)"}
     return {"x_label": "epoch", "y_label": HELD_OUT if kind == "compare" else "loss"}

@@ -90,7 +90,7 @@ class Picture:
         self.message = ""
         self.phase = ""
         self.version = 0  # grows with every change: a viewer redraws when it has another
-        self._began = self._last = 0.0
+        self._began, self._last, self._budget = 0.0, 0.0, ""  # what a tuning may take, beside its seconds
         self._done: dict[int | None, tuple[int, int]] = {}
         self._latest = 0.0  # epoch that was reported last
         self._lowest, self._highest = math.inf, -math.inf  # of all points, as they come: a long run has many
@@ -114,6 +114,7 @@ class Picture:
         match event:
             case Started():
                 self.kind, self.workers, self._began = event.way, event.workers, event.time
+                self._budget = f", budget {event.options['budget']:g} s" if "budget" in event.options else ""
             case Phase():
                 self.phase, self.state, self._latest = event.text, "running", 0.0
             case Points():
@@ -214,7 +215,7 @@ class Picture:
         if self.state in ("waiting", "running"):
             now = self._last if self._clock is None else self._clock()
             seconds = duration(now - self._began) if self._began else ""
-            parts = (self.phase or "waiting for the ranks", self._where(), seconds, self._age())
+            parts = (self.phase or "waiting for the ranks", self._where(), seconds + self._budget, self._age())
             return " · ".join(part for part in parts if part)
         return "" if self.state == "failed" else self._score()
 

@@ -16,9 +16,13 @@ from .tables import Cells
 from .words import percent
 
 Row = Mapping[str, Any]
-OUT, PROOF = "out", "proof"
+OUT, WON, PROOF = "out", "won", "proof"
 MOST_SHOWN = 8
 """Plans of a race that a table shows while it goes on, the best first."""
+MOST_FALLEN = 3
+"""Beside those, of the ones that were trained and are out."""
+HIGHEST = 2.0
+"""Of a bar, times the highest dot or 1: that of two rounds would flatten all dots. The table has it whole."""
 
 
 def is_proof(row: Row) -> bool:
@@ -42,21 +46,33 @@ def in_order(rows: Sequence[Row]) -> list[Row]:
 
 
 def race_table(rows: Sequence[Row], *, is_short: bool = False) -> Cells:
-    """The plans, what is known of each, and why it is out."""
+    """The plans, what is known of each, and why it is out.
+
+    The short one has the best of those that are in, and below them the best of those that were trained and are out.
+    """
     order = in_order(rows)
-    shown = [row for row in order if row["state"] != OUT][:MOST_SHOWN] if is_short else order
+    shown = _leading(rows) + _fallen(rows) if is_short else order
     has_predictions = any(row.get("predicted") is not None for row in rows)
     head = ["plan", *(["predicted"] if has_predictions else []), "an epoch at its gate"]
-    cells = [[*head, "P to the goal", "95 % interval", "rounds", "" if is_short else "why it is out"]]
+    cells = [[*head, "P to the goal", "95 % interval", "rounds", "why it is out"]]
     for row in shown:
         found = figure_of(row)
         predicted = [_ratio(row.get("predicted"))] if has_predictions else []
         rounds = "" if found is None else str(found.pairs)
-        why = row["state"] if is_short and row["state"] != "in" else "" if is_short else row["why"]
+        why = row["why"] or (row["state"] if row["state"] == WON else "")
         cells.append(
             [row["plan"], *predicted, _ratio(row["gate"]), in_words(found), interval_in_words(found), rounds, why]
         )
     return cells if len(cells) > 1 or not is_short else []
+
+
+def _leading(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in in_order(rows) if row["state"] != OUT][:MOST_SHOWN]
+
+
+def _fallen(rows: Sequence[Row]) -> list[Row]:
+    """Those that were trained and are out, the best first."""
+    return [row for row in in_order(rows) if row["state"] == OUT and figure_of(row)][:MOST_FALLEN]
 
 
 def proof_table(rows: Sequence[Row]) -> Cells:
@@ -68,7 +84,7 @@ def proof_table(rows: Sequence[Row]) -> Cells:
         found, epoch = figure_of(row), figure_of(row, "an_epoch")
         is_default = not row["plan"]
         figures = ["", "", "", ""] if is_default else [
-            in_words(found), interval_in_words(found), in_words(epoch), interval_in_words(epoch)
+            _with_misses(found), interval_in_words(found), in_words(epoch), interval_in_words(epoch)
         ]  # fmt: skip
         seconds = "" if row["seconds"] is None else f"{row['seconds']:.3f}"
         metric = (
@@ -85,29 +101,44 @@ def race_line(rows: Sequence[Row]) -> str:
     """Who leads, or what was proved."""
     proved = next((row for row in rows if is_proof(row) and row["title"] == "co-designed"), None)
     if proved is not None and (found := figure_of(proved)) is not None:
-        between = interval_in_words(found)
-        return f"co-designed: P {in_words(found)}{f' ({between}, 95 %)' if between else ''}"
+        return f"co-designed: {_with_interval(found)}"
     leading = next((row for row in in_order([row for row in rows if not is_proof(row)]) if figure_of(row)), None)
-    return "" if leading is None else f"{leading['plan']} leads: P {in_words(figure_of(leading))}"
+    found = None if leading is None else figure_of(leading)
+    return "" if leading is None or found is None else f"{leading['plan']} leads: {_with_interval(found)}"
 
 
 def race_curves(rows: Sequence[Row]) -> list[Curve]:
-    """P of the best plans with their intervals; of the proof's once there is one. The dashed line is the default."""
-    proof = [row for row in rows if is_proof(row) and row["plan"]]
-    shown = proof or [row for row in in_order(rows) if row["state"] != OUT][:MOST_SHOWN]
-    curves, place = [], 0
-    for row in shown:
-        found = figure_of(row)
-        if found is None or math.isinf(found.value):
-            continue
-        place += 1
+    """P of the best plans with their intervals, at their rows of the table; of the proof's once there is one.
+
+    The dashed line is the default.
+    """
+    proof = [row for row in rows if is_proof(row)]
+    known = [(place, row, found) for place, row in enumerate(proof or _leading(rows), 1) if (found := figure_of(row))]
+    dots = [(place, row, found) for place, row, found in known if not math.isinf(found.value) and row["plan"]]
+    top = HIGHEST * max([1.0, *(found.value for _, _, found in dots)])
+    curves = []
+    for place, row, found in dots:
         low = found.value if found.low is None else found.low
-        high = found.value if found.high is None or math.isinf(found.high) else found.high
+        high = found.value if found.high is None else min(found.high, top)
         name = row["title"] if is_proof(row) else row["plan"]
         curves.append(Curve(name, [float(place)], [found.value], [low], [high], kind="marker"))
     if not curves:
         return []
-    return [*curves, Curve("the default", [0.5, place + 0.5], [1.0, 1.0], kind="ideal")]
+    return [*curves, Curve("the default", [0.5, dots[-1][0] + 0.5], [1.0, 1.0], kind="ideal")]
+
+
+def _with_misses(found: Figure | None) -> str:
+    """The figure; where some trainings missed the goal, of how many."""
+    if found is None or not found.misses or math.isinf(found.value):
+        return in_words(found)
+    return f"{in_words(found)}, missed {found.misses} of {found.pairs}"
+
+
+def _with_interval(found: Figure) -> str:
+    between = interval_in_words(found)
+    missed = f"missed {found.misses} of {found.pairs} times" if found.misses and not math.isinf(found.value) else ""
+    beside = "; ".join(part for part in (f"{between}, 95 %" if between else "", missed) if part)
+    return f"P {in_words(found)}{f' ({beside})' if beside else ''}"
 
 
 def _ratio(value: float | None) -> str:

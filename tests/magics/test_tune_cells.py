@@ -6,13 +6,14 @@ import math
 
 import pytest
 from cooptim_magics.commands import COMMANDS
-from cooptim_magics.grammar import complete, parse
+from cooptim_magics.grammar import complete, parse, spec_options
 from cooptim_magics.picture import Picture
 from cooptim_magics.plots import figure
-from cooptim_magics.racing import proof_table, race_curves, race_line, race_table
+from cooptim_magics.racing import HIGHEST, figure_of, proof_table, race_curves, race_line, race_table
 from IPython.core.error import UsageError
 
 from cooptim_lab.codesign.race import OUT, Entry
+from cooptim_lab.codesign.tune import TuneSpec
 from cooptim_lab.codesign.tuning import AS_IS, PLAN, Part
 from cooptim_lab.levers import Plan
 from cooptim_lab.runs.events import Ended, Note, Phase, Raced, Started
@@ -60,6 +61,34 @@ def test_while_it_goes_on_those_that_are_in_are_shown():
     assert "round 1" in shown.status
 
 
+def test_while_it_goes_on_the_budget_and_who_fell_out_are_shown():
+    fallen = [entry("lr=2", 0.9, 0.9, why="slower than the best: P 0.90 beside P 0.30")]
+    shown = Picture("tune: digits", lambda: 12.0)
+    started = Started(way="tune", options={"budget": 25.0}, workers=1, time=2.0)
+    shown.feed([started, Phase(text="round 2", time=3.0), *(Raced(row=row) for row in [*RACE, *fallen])])
+    assert shown.table[-1][0] == "lr=2"
+    assert shown.table[-1][-1] == "slower than the best: P 0.90 beside P 0.30"
+    assert shown.status == "round 2 · 10 s, budget 25 s"
+
+
+def test_a_bar_of_two_rounds_does_not_flatten_the_dots():
+    wide = entry("batch=256", 0.1, 3.0)
+    (curve, _) = race_curves([wide])
+    assert figure_of(wide).high > 100
+    assert curve.hi == [HIGHEST]
+
+
+def test_a_dot_stands_at_its_row_of_the_table():
+    missed, last = part(PLAN, "lr=4", math.inf), part("lr=4 alone", "lr=4", 0.5)
+    (curve, _) = race_curves([PROOF[0], missed, last])
+    assert (curve.name, curve.x) == ("lr=4 alone", [3.0])
+
+
+def test_misses_stand_in_the_table():
+    head, row = proof_table([part(PLAN, "batch=256", math.inf, 0.4, 0.3)])
+    assert row[head.index("P to the goal")] == "0.40, missed 1 of 3"
+
+
 def test_the_proof_takes_its_place():
     events = [Raced(row=row) for row in [*RACE, *PROOF]]
     said = ["P = 0.33, between 0.32 and 0.34 (95 %) to accuracy 97.0 %: batch=256,fused"]
@@ -81,7 +110,8 @@ def test_of_the_default_there_is_no_p():
 
 
 def test_who_leads_in_a_line():
-    assert race_line(RACE) == "batch=256,fused leads: P 0.30"
+    found = figure_of(RACE[1])
+    assert race_line(RACE) == f"batch=256,fused leads: P 0.30 ({found.low:.2f} – {found.high:.2f}, 95 %)"
     assert race_line([]) == ""
     assert race_curves([entry("fused", gate=0.9)]) == []
     assert race_curves([{**RACE[0], "state": OUT}]) == []
@@ -91,6 +121,7 @@ def test_how_it_is_typed():
     command = COMMANDS["tune"]
     given = parse(command, ["--budget", "30", "--keep-accuracy", "1%", "--levers", "fused,threads", "-o", "found"])
     assert (given.budget, given.keep_accuracy, given.levers, given.out) == (30.0, "1%", "fused,threads", "found")
+    assert TuneSpec(**spec_options(given)).budget == 30.0
     with pytest.raises(UsageError, match="budget"):
         parse(command, ["--budget", "soon"])
     assert "--keep-accuracy" in complete(command, [], "--k")

@@ -13,7 +13,7 @@ from cooptim_lab.codesign.tuning import AS_IS, PLAN
 from cooptim_lab.levers import Lever, Plan
 from cooptim_lab.levers.lever import KINDS
 from cooptim_lab.runs import store
-from cooptim_lab.runs.events import Ended, Measured, Note, Phase, Raced
+from cooptim_lab.runs.events import Ended, Measured, Note, Phase, Progress, Raced
 from tests.support import refused, wait_until
 
 pytestmark = [pytest.mark.mpi, pytest.mark.timeout(240)]
@@ -78,6 +78,7 @@ def test_everything_is_told_as_it_becomes_known(tuned):
     assert {row["state"] for row in rows} >= {"in", "proof", "won"}
     assert any(row["gate"] is not None and row["to_goal"] is None for row in rows if row["state"] != "proof")
     phases = [event.text for event in of(tuned, Phase)]
+    assert len(of(tuned, Progress)) >= len([text for text in phases if text.startswith(("round ", "proof, "))])
     order = [next(i for i, text in enumerate(phases) if text.startswith(start)) for start in (
         "for the goal, seed 0", "which levers apply", "a moment of each lever", "round 1: ", "proof, seed 1000: ",
     )]  # fmt: skip

@@ -12,6 +12,7 @@ import pytest
 from cooptim_lab.codesign import candidates
 from cooptim_lab.codesign.figures import Figure, figure, in_words, interval_in_words
 from cooptim_lab.codesign.goal import Goal, read_allowance, seconds_an_epoch, set_goal
+from cooptim_lab.codesign.proof import Proof
 from cooptim_lab.codesign.race import IN, OUT, Entry, choose, close_round, standing
 from cooptim_lab.codesign.tuning import AS_IS, PLAN, TUNED, Part, Tuning
 from cooptim_lab.levers import Plan
@@ -251,7 +252,7 @@ class TestWhatIsSaid:
         said = " | ".join(made.sentences())
         assert said.startswith("P = 0.30, between 0.29 and 0.31 (95 %) to accuracy 97.0 %: batch=256,fused")
         assert "the race itself said 0.26; the proof counts" in said
-        assert '%%cooptim train --plan "batch=256,fused" --epochs 20 --batch 64' in said
+        assert '%cooptim train --plan "batch=256,fused" --epochs 20 --batch 64' in said
 
     def test_no_gain_is_a_result(self):
         made = tuned(DEFAULT, part(PLAN, "batch=256,fused", 0.8, 1.5, 0.9, 1.3, 1.05))
@@ -296,9 +297,52 @@ class TestWhatIsSaid:
 
     def test_stopped_before_the_proof(self):
         made = tuned()
-        assert made.sentences() == ["stopped before the proof: batch=256,fused led with P 0.26"]
+        first, again = made.sentences()
+        assert first.startswith("stopped before the proof: batch=256,fused led with P 0.26 (0.2")
+        assert again == 'try it: %cooptim train --plan "batch=256,fused" --epochs 20 --batch 64'
+
+    def test_misses_stand_beside_the_headline(self):
+        made = tuned(DEFAULT, part(PLAN, "batch=256,fused", INF, 0.5, 0.4, INF, 0.3))
+        said = made.sentences()
+        assert said[0].startswith("P = 0.50 to accuracy")
+        assert said[1].startswith("it missed the goal on 2 of 5 seeds")
+
+    def test_a_lever_left_out_is_compared_in_its_own_rounds(self):
+        """One round, in which the plan missed too, says nothing of the lever."""
+        plan = part(PLAN, "batch=256,fused", INF, 0.4, 0.4, 0.4, 0.4)
+        made = tuned(DEFAULT, plan, part("without fused", "batch=256", INF))
+        assert not any("comes from" in text or "no single lever" in text for text in made.sentences())
+        plan = part(PLAN, "batch=256,fused", 0.4, INF, 0.4, 0.4, 0.4)
+        made = tuned(DEFAULT, plan, part("without fused", "batch=256", INF))
+        assert any("most of it comes from fused: without it it never" in text for text in made.sentences())
 
     def test_it_is_json(self):
         made = tuned(DEFAULT, part(PLAN, "batch=256,fused", INF, *[0.4] * 5))
         json.dumps(made.summary(), allow_nan=False)
         json.dumps([replace(DEFAULT).summary(), entry("fused", INF).summary()], allow_nan=False)
+
+
+@pytest.mark.parametrize("seconds, rounds", [(10.0, 5), (1.0, 9)])
+def test_the_rounds_of_a_proof_are_counted(seconds, rounds):
+    """A round that the budget has no room for is none."""
+
+    class Study:
+        seed, spent, budget, goal = 0, 0.0, 9.5, Goal(0.9, True)
+
+        def __init__(self):
+            self.said, self.trained, self.tuning = [], 0, Tuning(batch=64, epochs=2)
+
+        def train(self, plans, seed, where):
+            self.trained, self.spent = self.trained + 1, self.spent + seconds
+            return [result([(1, 1.0, 0.1, 0.95)], 0.95) for _ in plans]
+
+        def say(self, text):
+            self.said.append(text)
+
+        def post(self, part):
+            pass
+
+    study = Study()
+    Proof(study, Plan.read("fused"), NONE).carry()
+    assert study.trained == rounds
+    assert study.said == [f"the proof: {rounds} rounds of fresh seeds in {study.spent:.0f} s"]

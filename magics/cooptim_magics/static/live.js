@@ -136,6 +136,12 @@ function trace(curve, toX, toY) {
   return pieces.map((piece) => (piece.length === 1 ? lone(piece[0]) : piece.length ? `M${piece.join("L")}` : "")).join("");
 }
 
+/** Whether two of these curves have a point at one x. */
+function meets(curves) {
+  const all = curves.flatMap((curve) => [...new Set([...rows(curve)].map(([x]) => x))]);
+  return new Set(all).size < all.length;
+}
+
 function drawMarkers(curve, toX, toY, svg) {
   const style = `stroke:${curve.colour}`;
   draw("path", { d: trace(curve, toX, toY), class: "between", style }, svg);
@@ -188,8 +194,8 @@ function drawPlot(svg, model, curves, width) {
   const many = curves.filter(({ kind }) => kind === "faint").length;
   svg.style.setProperty("--cooptim-faint", Math.min(0.4, Math.max(0.12, 2 / many))); // or many would make a solid band
   for (const curve of [...curves].sort((a, b) => order.indexOf(a.kind) - order.indexOf(b.kind))) {
-    // Pixels: bars at one x stay apart, where x is a number of workers.
-    const aside = logX ? 0 : 7 * (measured.indexOf(curve) - (measured.length - 1) / 2);
+    // Pixels: bars at one x stay apart, where x is a number of workers; where no two share one, they stay at it.
+    const aside = logX || !meets(measured) ? 0 : 7 * (measured.indexOf(curve) - (measured.length - 1) / 2);
     if (curve.kind === "marker") drawMarkers(curve, (value) => toX(value) + aside, toY, svg);
     else draw("path", { d: trace(curve, toX, toY), class: curve.kind, style: `stroke:${curve.colour}` }, svg);
     const end = curve.kind === "line" && model.get("state") === "running" && last(curve);
