@@ -1,16 +1,15 @@
+#!/usr/bin/env bash
 # torch 2.13.0, CPU: SGD(momentum=..., fused=True) and a parameter whose first gradient comes in a later step than the
 # others' (a branch of the network that was not taken before). Documented: "fused" chooses an implementation, the
 # default one takes such a parameter. Seen: the default trains; the fused one raises in that later step, because the
 # parameter has no momentum buffer yet while the others have theirs. Adam's fused implementation gives the same as its
 # default.
-here=$(cd "$(dirname "$0")" && pwd)
-. "$here/common.sh" torch==2.13.0 numpy
+source "$(dirname "$0")/common.sh" torch==2.13.0 numpy==2.4.6
 
 python - <<'PYTHON'
 import torch
 
 assert torch.__version__.startswith("2.13.0"), torch.__version__
-
 
 def train(kind, fused, **settings):
     torch.manual_seed(0)
@@ -22,7 +21,6 @@ def train(kind, fused, **settings):
         loss.backward()
         optimizer.step()
     return torch.cat([early, late]).detach()
-
 
 sgd, adam = torch.optim.SGD, torch.optim.Adam
 print("SGD, default:", train(sgd, False, momentum=0.9).norm().item())
