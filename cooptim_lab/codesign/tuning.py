@@ -119,8 +119,9 @@ class Tuning:
     @property
     def is_gain(self) -> bool:
         """Whether the proof tells the plan apart from the default as the faster one; without a proof, the race."""
-        found = self.headline or self.raced
-        return found is not None and found.value < 1 and found.is_told_apart is not False
+        if self.headline is not None:
+            return self.headline.value < 1 and self.headline.is_told_apart is True
+        return self.raced is not None and self.raced.value < 1 and self.raced.is_told_apart is not False
 
     def set_goal(self, goal: Goal, results: Sequence[Result]) -> None:
         """What a training has to reach, by these of the default."""
@@ -150,16 +151,17 @@ class Tuning:
         between = (
             f", between {interval_in_words(proved)} (95 %)".replace("–", "and") if interval_in_words(proved) else ""
         )
-        if not self.is_gain:
-            told = "no gain told apart from noise" if proved.value < 1 else "no gain on this machine"
-            said = f"{told}: the best of the race, {self.winner.plan or 'the default'}, has P "
-            return [f"{said}{in_words(proved)}{between} when it is trained anew", *self._ties()]
-        first = f"P = {in_words(proved)}{between} to {self.goal}: {self.plan}"
         missed = (
             f"it missed the goal on {proved.misses} of {proved.pairs} seeds: P is the median then, and unsure"
             if proved.misses
             else ""
         )
+        if not self.is_gain:
+            told = "no gain told apart from noise" if proved.value < 1 else "no gain on this machine"
+            said = f"{told}: the best of the race, {self.winner.plan or 'the default'}, has P "
+            told = f"{said}{in_words(proved)}{between} when it is trained anew"
+            return [*filter(None, (told, missed)), *self._ties()]
+        first = f"P = {in_words(proved)}{between} to {self.goal}: {self.plan}"
         beside = self.beside_tuned
         tuned = next((str(part.plan) for part in self.parts if part.title == TUNED), "")
         second = f"beside the default with {tuned}: P = {in_words(beside)}{_in_brackets(beside)}" if tuned else ""

@@ -101,7 +101,8 @@ def race_line(rows: Sequence[Row]) -> str:
     """Who leads, or what was proved."""
     proved = next((row for row in rows if is_proof(row) and row["title"] == "co-designed"), None)
     if proved is not None and (found := figure_of(proved)) is not None:
-        return f"co-designed: {_with_interval(found)}"
+        doubt = "" if found.is_told_apart else ", no gain told apart from noise"
+        return f"co-designed: {_with_interval(found)}{doubt}"
     leading = next((row for row in in_order([row for row in rows if not is_proof(row)]) if figure_of(row)), None)
     found = None if leading is None else figure_of(leading)
     return "" if leading is None or found is None else f"{leading['plan']} leads: {_with_interval(found)}"
