@@ -41,6 +41,7 @@ def run_trainings(
     """
     from ..data.values import first_line
     from ..errors import LabError
+    from ..preparing.building import on_trial
     from ..preparing.prepare import kept
     from ..ways import run_program
 
@@ -50,7 +51,7 @@ def run_trainings(
         for spec, title in zip(specs, titles, strict=True):
             context.report(Phase(text=title))
             try:
-                result, _ = run_program(quiet, task, spec)
+                result, _ = run_program(quiet, on_trial(task), spec)  # a loss may count its calls
             except LabError as error:
                 told.append((None, str(error)))
             except Exception as error:  # noqa: BLE001 - what torch cannot do here, or a lever of the user's

@@ -86,7 +86,7 @@ _kept: list[dict[tuple[int, ...], Prepared]] = []
 def kept() -> Iterator[None]:
     """While it lasts, a task is prepared once for each size of batch, and not for each training of it.
 
-    For trainings of one task in turn, whose optimizers and seeds may differ, and nothing else.
+    For trainings of one task in turn, which differ in optimizers, seeds, and copies of the task's functions.
     """
     _kept.append({})
     try:
@@ -112,7 +112,7 @@ def prepare(task: Task, batch: int = BATCH, parts: int = 1) -> Prepared:
     """
     if not _kept:
         return _prepare(task, batch, parts)
-    key = (id(task.data), id(task.model), id(task.loss), id(task.metric), batch, parts)
+    key = (id(task.data), id(task.model), batch, parts)
     if key not in _kept[-1]:
         _kept[-1][key] = _prepare(task, batch, parts)
     return replace(_kept[-1][key], task=task)

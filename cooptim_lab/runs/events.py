@@ -115,7 +115,7 @@ class Beside(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Raced(Event):
-    """What is known of a plan by now: `row` is a `codesign.race.Standing` as a JSON object."""
+    """What is known of a plan by now: `row` is a `codesign.race.Entry`, or of the proof a `tuning.Part`, as JSON."""
 
     row: Mapping[str, Any]
 

@@ -94,20 +94,12 @@ def train_subnets(context: Context, task: Task, spec: Subnets) -> Result | None:
     if joint is not None:
         context.report(*telling.of_joining(spec, work.prepared, work.division, joint, fused_outputs, outputs.mean(0)))
     return make_result(
-        context,
-        task,
-        spec,
-        network,
-        work.prepared.score(fused_outputs),
-        seconds,
-        recorder.steps + (0 if joint is None else joint.steps),
-        finished,
-        subnets=subnets,
+        context, task, spec, network, work.prepared.score(fused_outputs), seconds,
+        recorder.steps + (0 if joint is None else joint.steps), finished, subnets=subnets, path=recorder.path,
         engine="+".join(sorted(set(itertools.chain.from_iterable(engines)))),
-        path=recorder.path,
         subnet_scores=tuple(work.prepared.score(output).metric for output in outputs),
         diversity=diversity_of(work.prepared, outputs),
-    )
+    )  # fmt: skip
 
 
 @dataclass

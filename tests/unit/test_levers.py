@@ -413,3 +413,27 @@ class TestInALoopOfOnesOwn:
         for plan in ("subnets=4", "narrow=0.5", "shards=2"):
             with refused(plan.partition("=")[0], "leave it out"):
                 apply(plan, made, torch.optim.Adam(made.parameters()))
+
+
+class Annealed:
+    """A loss that grows with its calls."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, outputs, y):
+        self.calls += 1
+        return (1 + 0.01 * self.calls) * nn.functional.cross_entropy(outputs, y)
+
+
+def test_trainings_in_one_job_are_those_of_jobs_of_their_own():
+    """Bit for bit, also where the task's functions remember what they were called with."""
+    from cooptim_lab.codesign.asked import run_trainings
+
+    given = task(loss=Annealed(), model=single)
+    context = Context(SoloComm(), lambda *events: None, lambda: False, threads=1)
+    specs = [under_plan(Baseline(epochs=2, batch=16, plan=plan, seed=1)) for plan in ("", "lr=2", "", "batch=32")]
+    together = [result for result, _ in run_trainings(context, given, specs, [""] * len(specs))]
+    for spec, result in zip(specs, together, strict=True):
+        alone = run_program(context, task(loss=Annealed(), model=single), spec)[0]
+        assert (result.loss, [point[2:] for point in result.path]) == (alone.loss, [point[2:] for point in alone.path])
