@@ -84,9 +84,10 @@ class Pace:
         self.plan = plan
         batch = int(plan.options.get("batch", spec.batch))
         given = replace(prepared, task=plan.of_task(prepared.task))
-        narrow = plan.options.get("narrow", 0.0)
+        narrow = plan.options.get("narrow", 0.0) or plan.options.get("prune", 0.0)  # as it is for most of the training
         with plan.around():
-            self._step: Step[Any] = build(given, replace(spec, batch=batch, narrow=narrow, plan=plan), is_trial=True)[2]
+            model, _, step_of = build(given, replace(spec, batch=batch, narrow=narrow, plan=plan), is_trial=True)
+            self._step: Step[Any] = step_of(model)
         self._batches = _whole_batches(len(given.x), batch, spec.seed)
         self._steps, self.rows = 1, min(batch, len(given.x))
 

@@ -18,9 +18,11 @@ from .preparing.building import count_parameters, trained
 from .preparing.modes import enter_training, evaluating, leave_training
 from .preparing.prepare import Prepared, prepare
 from .preparing.seeds import seed_all
+from .runs.events import Note
 from .runs.result import Result
 from .shards.program import train_sharded
 from .subnets.program import train_subnets
+from .subnets.pruning import Pruner
 from .subnets.shrinking import shrink
 from .task import Task
 from .training.loop import Clock, Step, batches, fit, plain_step
@@ -30,6 +32,8 @@ from .training.stepping import make_scheduler
 from .training.threads import try_threads
 
 TRAINING = "training loss"
+WHOLE_EPOCHS = 1
+"""Before a network is pruned: what a unit weighs means something then, and most of the training is still to come."""
 
 
 def train_baseline(context: Context, task: Task, spec: Baseline) -> Result:
@@ -42,11 +46,13 @@ def train_baseline(context: Context, task: Task, spec: Baseline) -> Result:
         return batches(len(prepared.x), spec.batch, spec.seed, epoch)
 
     def tryout() -> Step[Tensor]:
-        return build(prepared, spec, is_trial=True)[2]
+        model, _, step_of = build(prepared, spec, is_trial=True)
+        return step_of(model)
 
     tried = () if plan else try_threads(tryout, epoch_batches, torch.get_num_threads())
     warm_up(tryout, epoch_batches)
-    model, optimizer, step = build(prepared, spec)
+    model, optimizer, step_of = build(prepared, spec)
+    pruner = Pruner(model, prepared.x[:2], round(spec.prune * count_parameters(model))) if spec.prune else None
     seed_all(spec.seed)
     recorder, clock = make_recorder(context, [TRAINING], len(prepared.x), spec), Clock()
 
@@ -55,10 +61,25 @@ def train_baseline(context: Context, task: Task, spec: Baseline) -> Result:
             record_score(recorder, epoch, prepared.score(prepared.outputs(plan.give_back(model))))
         return context.stopping() or recorder.has_reached
 
+    def go_on(first: int, last: int) -> bool:
+        return fit(
+            step_of(model),
+            epoch_batches,
+            last,
+            recorder=recorder,
+            clock=clock,
+            stopping=context.stopping,
+            end_epoch=end_epoch,
+            start=(first, 0),
+        )
+
     clock.start()
-    finished = fit(
-        step, epoch_batches, spec.epochs, recorder=recorder, clock=clock, stopping=context.stopping, end_epoch=end_epoch
-    )
+    whole = WHOLE_EPOCHS if pruner else spec.epochs
+    finished = go_on(0, whole)
+    if pruner and finished and not recorder.has_reached and whole < spec.epochs:
+        before, model = count_parameters(model), pruner.prune(optimizer)
+        recorder.say(Note(text=f"pruned from {before:,} to {count_parameters(model):,} parameters", is_doubt=False))
+        finished = go_on(whole, spec.epochs)
     seconds = clock.stop()
     leave_training(optimizer)
     network = plan.give_back(model)
@@ -70,8 +91,8 @@ def train_baseline(context: Context, task: Task, spec: Baseline) -> Result:
 
 def build(
     prepared: Prepared, spec: Baseline, *, is_trial: bool = False
-) -> tuple[nn.Module, torch.optim.Optimizer, Step[Tensor]]:
-    """The network that trains in one process, what steps it, and a step; of a trial, all of its own.
+) -> tuple[nn.Module, torch.optim.Optimizer, Callable[[nn.Module], Step[Tensor]]]:
+    """The network that trains in one process, what steps it, and what makes a step of it; of a trial, all of its own.
 
     The task of `prepared` is as the plan has it (`Plan.of_task`).
     """
@@ -85,17 +106,21 @@ def build(
     optimizer = given.optimizer([p for _, p in named], [name for name, _ in named])
     enter_training(optimizer)
     scheduler = make_scheduler(task, optimizer, steps, is_trial=is_trial)
-    step = plain_step(
-        model,
-        optimizer,
-        given.loss_function,
-        plan.of_rows(given.x),
-        given.y,
-        clipped=task.clip,
-        scheduler=scheduler,
-        around_forward=plan.forward if plan.has_forward else None,
-    )
-    return model, optimizer, step
+    rows = plan.of_rows(given.x)
+
+    def step_of(network: nn.Module) -> Step[Tensor]:
+        return plain_step(
+            network,
+            optimizer,
+            given.loss_function,
+            rows,
+            given.y,
+            clipped=task.clip,
+            scheduler=scheduler,
+            around_forward=plan.forward if plan.has_forward else None,
+        )
+
+    return model, optimizer, step_of
 
 
 PROGRAMS: dict[type[Spec], Callable[..., Result | None]] = {

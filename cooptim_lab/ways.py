@@ -30,7 +30,8 @@ from .runs.result import WAITS_MUCH, Result, ready_waiting, slow_by_threads
 from .runs.run import Run
 from .shards.keeping import Keeping
 from .task import Task
-from .training.spec import Baseline, Sharded, Spec, Subnets, make_spec, under_plan
+from .training.planned import under_plan
+from .training.spec import Baseline, Sharded, Spec, Subnets, make_spec
 
 R = TypeVar("R")
 

@@ -12,6 +12,10 @@ from cooptim_lab import RankPool
 from cooptim_lab.hardware import find_mpiexec
 from tests import support
 
+# Threads of torch that wait for each other sleep. If they spin, a step of two threads on a machine that others use too
+# takes 98 ms instead of 3, and a test of a second takes minutes. It must be set before torch is imported anywhere.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 NEVER_SKIPPED_IN_CI = ("mpi", "browser")
 
 

@@ -28,6 +28,13 @@ def run_pass_gates(context: Context, task: Task, spec: Baseline, plans: Sequence
     return pass_gates(context, task, spec, plans, seed)
 
 
+def run_measure_inference(context: Context, task: Task, spec: Spec) -> Any:
+    """See `cooptim_lab.inference.measure_inference`."""
+    from ..inference import measure_inference
+
+    return measure_inference(context, task, spec)
+
+
 def run_trainings(
     context: Context, task: Task, specs: Sequence[Spec], titles: Sequence[str]
 ) -> list[tuple[Result | None, str]]:

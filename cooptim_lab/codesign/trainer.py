@@ -13,7 +13,8 @@ from ..ranks.pool import RankPool
 from ..runs.result import Result
 from ..runs.run import Run
 from ..task import Task
-from ..training.spec import Baseline, Spec, under_plan
+from ..training.planned import under_plan
+from ..training.spec import Baseline, Spec
 from ..ways import launch
 from .asked import run_trainings
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ..errors import InputError, RunStopped
+from ..errors import InputError, LabError, RunStopped
 from ..levers import Lever, Plan
 from ..levers.lever import KINDS
 from ..levers.plan import NONE, read_kinds
@@ -30,11 +30,13 @@ from ..studies.rounds import run_tell_pid
 from ..studies.study import Study
 from ..task import Task
 from ..training.spec import Spec, make_spec
-from .asked import run_survey
+from .answers import Answers
+from .asked import run_measure_inference, run_survey
+from .candidates import THREADS
 from .gating import Gating
 from .goal import Goal, read_allowance, set_goal
 from .proof import Proof
-from .race import IN, OUT, WON, Entry, choose
+from .race import IN, OUT, WON, Entry, choose, standing
 from .racing import Racing
 from .trainer import Trainer
 from .tuning import Part, Tuning
@@ -136,11 +138,12 @@ class Tune(Study[Any, TuneSpec]):
             gating.foresee(found["optimizer"])
         self.tuning.fast, gates = gating.pass_gates(found["levers"])
         Racing(self, found["levers"], self.tuning.fast, gates).carry()
-        winner, tied = choose([entry for entry in self.entries.values() if entry.to_goal])
+        winner, tied = choose(self.rows) if standing(self.rows) else (self.entry(NONE), [])
         winner.state = WON
         self.post(winner)
         self.tuning.choose(winner, tied)
         self._say_what_came_of_the_race()
+        self._let_it_answer(winner.plan)
         Proof(self, winner.plan, self._tuned()).carry()
         self._judge_the_machine()
 
@@ -195,8 +198,25 @@ class Tune(Study[Any, TuneSpec]):
 
     def _say_what_came_of_the_race(self) -> None:
         left = [entry for entry in self.entries.values() if entry.state == OUT]
-        raced = [entry for entry in self.entries.values() if entry.to_goal]
+        raced = self.rows
         self.say(f"{len(self.entries)} plans were looked at, {len(raced)} trained, {len(left)} thrown out")
+
+    def _let_it_answer(self, plan: Plan) -> None:
+        """Its network in smaller numbers, after training; of shards it is the default's network."""
+        self.phase("its answers in smaller numbers")
+        alone = NONE if plan.way == "sharded" else plan.without("workers", THREADS)
+        spec = self._trainer.spec_of(alone, self.seed)
+        try:
+            rows = self.ask(run_measure_inference, spec=spec)[0]
+        except RunStopped:
+            raise
+        except LabError as error:
+            self.say(f"its answers in smaller numbers could not be measured: {error}")
+            return
+        self.tuning.answers = [Answers.from_row(row) for row in rows]
+        for each in self.tuning.answers:
+            if each.figure is None:
+                self.say(each.sentence)
 
     def _judge_the_machine(self) -> None:
         seen = self.around.so_far()
@@ -260,8 +280,7 @@ class Tune(Study[Any, TuneSpec]):
             self.pass_on(event)
 
     def _finish(self, state: str) -> None:
-        raced = [entry for entry in self.entries.values() if entry.to_goal]
-        if self.tuning.winner is None and raced:  # stopped: the best so far
-            self.tuning.choose(*choose(raced))
+        if self.tuning.winner is None and standing(self.rows):  # stopped: the best so far
+            self.tuning.choose(*choose(self.rows))
         tuning: Any = self.tuning
         self.run.finish(tuning, state=state, summary=tuning.summary())

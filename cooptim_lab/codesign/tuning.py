@@ -11,6 +11,7 @@ from typing import Any
 from ..levers.plan import NONE, Plan
 from ..runs.result import Result
 from ..studies.rows import CODESIGNED
+from .answers import Answers
 from .figures import Figure, figure, in_words, interval_in_words
 from .goal import Goal
 from .race import Entry
@@ -80,6 +81,8 @@ class Tuning:
         The one that won; without levers where nothing was faster than the default.
     parts
         Of the proof; that titled `PLAN` is the headline.
+    answers
+        What the trained network's answers cost in smaller numbers: nothing that a training's P knows of.
     """
 
     batch: int
@@ -88,6 +91,7 @@ class Tuning:
     winner: Entry | None = None
     tied: Sequence[Entry] = ()
     parts: list[Part] = field(default_factory=list)
+    answers: list[Answers] = field(default_factory=list)
     fast: Plan = NONE
     """Of the levers that change nothing that is learned, those that are faster alone."""
     score: float = math.nan
@@ -144,10 +148,12 @@ class Tuning:
         """What a reader should know, the headline first."""
         if self.winner is None:
             return []
+        if not self.winner.plan:
+            return ["no gain on this machine: no plan was worth a training, see why below", *self._of_answers()]
         proved, raced = self.headline, self.raced
         if proved is None:
-            led = f"{self.winner.plan or 'the default'} led with P {in_words(raced)}{_in_brackets(raced)}"
-            return [f"stopped before the proof: {led}", *([f"try it: {self.line}"] if self.winner.plan else [])]
+            led = f"{self.winner.plan} led with P {in_words(raced)}{_in_brackets(raced)}"
+            return [f"stopped before the proof: {led}", f"try it: {self.line}"]
         between = (
             f", between {interval_in_words(proved)} (95 %)".replace("–", "and") if interval_in_words(proved) else ""
         )
@@ -158,15 +164,20 @@ class Tuning:
         )
         if not self.is_gain:
             told = "no gain told apart from noise" if proved.value < 1 else "no gain on this machine"
-            said = f"{told}: the best of the race, {self.winner.plan or 'the default'}, has P "
+            said = f"{told}: the best of the race, {self.winner.plan}, has P "
             told = f"{said}{in_words(proved)}{between} when it is trained anew"
-            return [*filter(None, (told, missed)), *self._ties()]
+            return [*filter(None, (told, missed)), *self._ties(), *self._of_answers()]
         first = f"P = {in_words(proved)}{between} to {self.goal}: {self.plan}"
         beside = self.beside_tuned
         tuned = next((str(part.plan) for part in self.parts if part.title == TUNED), "")
         second = f"beside the default with {tuned}: P = {in_words(beside)}{_in_brackets(beside)}" if tuned else ""
         third = f"the race itself said {in_words(raced)}; the proof counts"
-        return [*filter(None, (first, missed, second, third, self._most())), *self._ties(), f"again: {self.line}"]
+        return [
+            *filter(None, (first, missed, second, third, self._most())),
+            *self._ties(),
+            *self._of_answers(),
+            f"again: {self.line}",
+        ]
 
     def _most(self) -> str:
         """Which lever the plan gets most of its gain from: the one without which it loses most.
@@ -197,6 +208,10 @@ class Tuning:
         more = f" and {len(self.tied) - 3} more" if len(self.tied) > 3 else ""
         return [f"not told apart from it in the race: {names}{more}; of such, the one with the fewest levers is taken"]
 
+    def _of_answers(self) -> list[str]:
+        tried = [each.sentence for each in self.answers if each.figure is not None]
+        return [f"after training, beside its own float32: {'; '.join(tried)}"] if tried else []
+
     def summary(self) -> dict[str, Any]:
         """As a JSON object."""
         kept = {"headline": self.headline, "beside_tuned": self.beside_tuned, "raced": self.raced}
@@ -207,6 +222,7 @@ class Tuning:
             "goal": None if self.goal is None else str(self.goal),
             "sentences": self.sentences(),
             "parts": [part.summary() for part in self.parts],
+            "answers": [each.summary() for each in self.answers],
             **{name: None if found is None else found.summary() for name, found in kept.items()},
         }
 

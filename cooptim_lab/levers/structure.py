@@ -1,4 +1,4 @@
-"""Levers that change the network: N sub-networks in its place, a narrower one, its data over ranks."""
+"""Levers that change the network: N sub-networks in its place, a narrower or a pruned one, its data over ranks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Subnets(Lever):
 
     name, group, help = "subnets", STRUCTURE, "N narrow sub-networks in its place, fused by their mean"
     kind, least, changes, way = int, 2, True, "subnets"
-    excludes = ("narrow", "shards")
+    excludes = ("narrow", "prune", "shards")
 
     def options(self) -> Mapping[str, Any]:
         return {"subnets": self.value}
@@ -28,7 +28,7 @@ class Narrow(Lever):
 
     name, group, help = "narrow", STRUCTURE, "every hidden layer narrower, to that share of the parameters"
     kind, changes, ways = float, True, ("baseline",)
-    excludes = ("subnets", "shards")
+    excludes = ("subnets", "shards", "prune")
 
     def options(self) -> Mapping[str, Any]:
         return {"narrow": self.value}
@@ -41,13 +41,43 @@ class Narrow(Lever):
         return [cls(0.5), cls(0.25), cls(0.1)]
 
 
+class Prune(Lever):
+    """After the first epoch the hidden units that weigh least go, to that share of the parameters; the rest trains on.
+
+    Beside `narrow` it begins with weights that have learned, and pays for it with an epoch of the whole network.
+    """
+
+    name, group, help = (
+        "prune",
+        STRUCTURE,
+        "hidden units that weigh least go after an epoch, to that share of the parameters",
+    )
+    kind, changes, ways = float, True, ("baseline",)
+    excludes = ("subnets", "shards", "narrow", "bf16", "channels-last", "compile")
+
+    def options(self) -> Mapping[str, Any]:
+        return {"prune": self.value}
+
+    def why_not(self, seen: Seen) -> str:
+        from ..preparing.optimizers import treats_numbers_alone
+
+        if self.value is None or self.value >= 1:
+            return "nothing would go"
+        name = type(seen.optimizer).__name__
+        return "" if treats_numbers_alone(seen.optimizer) else f"{name} may remember more of a weight than its numbers"
+
+    @classmethod
+    def tried(cls, seen: Seen) -> Iterable[Lever]:
+        return [cls(0.5), cls(0.25), cls(0.1)]
+
+
 class Shards(Lever):
     """The rows over that many ranks, their gradients summed by Allreduce at every step: what one process learns."""
 
     name, group, help = "shards", HARDWARE, "the rows over so many ranks, gradients summed at every step"
     kind, least, way = int, 2, "sharded"
     ways = ("baseline", "sharded")
-    excludes = ("narrow", "subnets", "workers")
+    excludes = ("narrow", "prune", "subnets", "workers")
 
     def options(self) -> Mapping[str, Any]:
         return {"workers": self.value, "aggregate": "allreduce"}

@@ -10,6 +10,7 @@ from ..options import option
 from ..ranks.pool import RankPool
 from ..runs.run import Run
 from ..task import Task
+from ..training.planned import under_plan
 from ..training.spec import (
     Baseline,
     Sharded,
@@ -20,7 +21,6 @@ from ..training.spec import (
     plan_option,
     read_plan,
     subnets_option,
-    under_plan,
 )
 from ..ways import TITLES, count
 from .rounds import derive, start_rounds

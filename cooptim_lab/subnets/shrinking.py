@@ -28,19 +28,20 @@ def shrink(task: Task, sample: Tensor, parameters: int, seed: int) -> nn.Module:
         When the network cannot be cut.
     """
     units = find_units(build_model(task.model, seed), sample)
-    narrow = units.narrow(_share(units, parameters))
+    narrow = units.narrow([torch.arange(size) for size in sizes(units, parameters)])
     torch.manual_seed(seed)
     return initialise(narrow).train()
 
 
-def _share(units: Units, parameters: int) -> list[Tensor]:
-    """As many units of each layer, in the same proportion, as make a network of about so many parameters."""
+def sizes(units: Units, parameters: int) -> list[int]:
+    """How many units of each layer, in the same proportion, make a network of about so many parameters."""
     low, high = 0.0, 1.0
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        low, high = (middle, high) if units.count(_first(units, middle)) <= parameters else (low, middle)
-    return _first(units, 1.0 if low > 1 - 2.0 ** (1 - BISECTIONS) else low)
+        count = units.count([torch.arange(size) for size in _of_share(units, middle)])
+        low, high = (middle, high) if count <= parameters else (low, middle)
+    return _of_share(units, 1.0 if low > 1 - 2.0 ** (1 - BISECTIONS) else low)
 
 
-def _first(units: Units, share: float) -> list[Tensor]:
-    return [torch.arange(max(1, round(share * layer.size))) for layer in units.layers]
+def _of_share(units: Units, share: float) -> list[int]:
+    return [max(1, round(share * layer.size)) for layer in units.layers]

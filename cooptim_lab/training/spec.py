@@ -97,6 +97,7 @@ class Baseline(Spec):
     parameters: int = option(0, "narrow the network to about so many parameters; 0: as it is", at_least=0)
     until: float = until_option()
     narrow: float = option(0.0, "narrow it to that share of its parameters; 0: as it is", at_least=0)
+    prune: float = option(0.0, "after the first epoch, prune it to that share of them; 0: do not", at_least=0)
     plan: Plan = plan_option()  # noqa: RUF009 - makes a field
 
     def __post_init__(self) -> None:
@@ -280,21 +281,3 @@ def make_spec(kind: type[S], options: Mapping[str, Any]) -> S:
             hint = f"did you mean {near[0]}?" if near else f"allowed: {', '.join(known)}"
             raise InputError(f"{kind.way} has no option {name}: {hint}")
     return kind(**options)
-
-
-def under_plan(spec: Spec) -> Spec:
-    """What a spec comes to, whose plan may say another way and other options than itself.
-
-    Raises
-    ------
-    InputError
-        When the plan has a lever that the way does not obey.
-    """
-    plan = spec.obeyed
-    way = plan.way if plan.way and spec.way == Baseline.way else spec.way
-    if plan.way not in ("", way):
-        raise InputError(f"plan = {plan}: it makes the network as it is one of {plan.way}, and this is {spec.way}")
-    plan.check(way)
-    kind = WAYS[way]
-    shared = {item.name: getattr(spec, item.name) for item in dataclasses.fields(kind) if hasattr(spec, item.name)}
-    return kind(**{**shared, **plan.options})

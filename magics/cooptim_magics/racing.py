@@ -61,7 +61,15 @@ def race_table(rows: Sequence[Row], *, is_short: bool = False) -> Cells:
         rounds = "" if found is None else str(found.pairs)
         why = row["why"] or (row["state"] if row["state"] == WON else "")
         cells.append(
-            [row["plan"], *predicted, _ratio(row["gate"]), in_words(found), interval_in_words(found), rounds, why]
+            [
+                row["plan"] or "the default",
+                *predicted,
+                _ratio(row["gate"]),
+                in_words(found),
+                interval_in_words(found),
+                rounds,
+                why,
+            ]
         )
     return cells if len(cells) > 1 or not is_short else []
 

@@ -53,6 +53,14 @@ def said(run):
     return [event.text for event in of(run, Note)]
 
 
+def test_answers_in_smaller_numbers_stand_beside_it(tuned):
+    tried = [each for each in tuned.result.answers if each.figure is not None]
+    assert "int8" in [each.numbers for each in tried]
+    assert any(each.sentence in text for each in tried for text in tuned.result.sentences())
+    (ended,) = of(tuned, Ended)
+    assert [each["numbers"] for each in ended.summary["answers"]] == ["bf16", "int8"]
+
+
 @pytest.fixture(scope="module")
 def tuned(pool, calm):
     run = tune(task(), pool=pool, keep_accuracy="3%", **SHORT)
@@ -145,8 +153,17 @@ def test_a_lever_of_a_cell_is_raced_and_one_that_diverges_is_named(pool):
         assert wild
         assert all(row["state"] == "out" for row in wild)
         assert "wild" not in str(run.result.plan)
+        assert run.result.sentences()
     finally:
         KINDS.pop("wild")
+
+
+def test_where_no_plan_is_worth_a_training_there_is_no_gain(pool, monkeypatch):
+    monkeypatch.setattr("cooptim_lab.codesign.candidates.WORTH", 0.0)  # whatever a moment of a plan takes
+    run = tune(task(), pool=pool, keep_accuracy="3%", **{**SHORT, "levers": "fused,threads"})
+    result = run.wait(PATIENCE_SECONDS)
+    assert run.state == "done" and not result.plan and not result.is_gain
+    assert "no gain on this machine: no plan was worth a training" in result.sentences()[0]
 
 
 def test_it_is_stopped_with_the_best_so_far(pool):

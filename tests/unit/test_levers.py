@@ -16,7 +16,8 @@ from cooptim_lab.levers import Lever, Plan, Seen
 from cooptim_lab.levers.lever import KINDS
 from cooptim_lab.levers.plan import NONE, read_kinds
 from cooptim_lab.preparing.arithmetic import as_given, products_in
-from cooptim_lab.training.spec import Baseline, Sharded, Subnets, under_plan
+from cooptim_lab.training.planned import under_plan
+from cooptim_lab.training.spec import Baseline, Sharded, Subnets
 from cooptim_lab.ways import run_program
 from tests.support import SoloComm, refused
 
