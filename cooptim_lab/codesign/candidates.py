@@ -21,7 +21,7 @@ WORTH = 1.0
 """A plan whose epoch takes longer than the default's gets nowhere sooner, unless it needs fewer of them."""
 SLOWER = 1.3
 """A lever of arithmetic that makes a small batch so much slower does not make a large one faster than others do."""
-BATCH, RATE, THREADS = "batch", "lr", "threads"
+BATCH, RATE, THREADS, WORKERS = "batch", "lr", "threads", "workers"
 Gates = Mapping[str, float]
 """By a plan's text, the seconds of an epoch over the default's."""
 
@@ -93,7 +93,9 @@ def of_ways(levers: Sequence[Lever], fast: Plan, best: Plan) -> list[Plan]:
     for lever in (each for each in levers if each.way):
         base = Plan(tuple(each for each in fast.levers if lever.way in each.ways and each.name != "fused"))
         base = base.without(THREADS) if lever.name == "shards" else base
-        made += [_and(base, lever), _and(Plan((*base.levers, *larger.levers)), lever)]
+        plans = [_and(base, lever), _and(Plan((*base.levers, *larger.levers)), lever)]
+        only_here = [each for each in levers if lever.way in each.ways and "baseline" not in each.ways and not each.way]
+        made += plans + [_and(plan, each) for each in only_here if each.name != WORKERS for plan in plans[:1]]
     return _unlike(made, known=[NONE])
 
 
@@ -116,7 +118,7 @@ def neighbours(levers: Sequence[Lever], best: Plan) -> list[Plan]:
 
 def on_more_ranks(levers: Sequence[Lever], best: Plan) -> list[Plan]:
     """A plan of sub-networks, dealt among ranks."""
-    workers = [lever for lever in levers if lever.name == "workers"] if best.way == "subnets" else []
+    workers = [lever for lever in levers if lever.name == WORKERS] if best.way == "subnets" else []
     return [plan for lever in workers if (plan := _and(best.without(THREADS), lever)) is not None]
 
 

@@ -5,6 +5,7 @@ This module imports no torch: the kernel reads and writes plans by it.
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -106,6 +107,11 @@ class Lever:
     def __str__(self) -> str:
         return self.name if self.value is None else f"{self.name}={self.value:g}"
 
+    @property
+    def is_setting(self) -> bool:
+        """Whether a loop of the user's own can be given it: no other network, and no other way of training it."""
+        return not self.way and "baseline" in self.ways and not self.options().keys() - {"batch"}
+
     # What is asked before it is tried. Both on a rank.
 
     def why_not(self, seen: Seen) -> str:
@@ -161,5 +167,7 @@ def find_kind(name: str) -> type[Lever]:
     InputError
     """
     if name not in KINDS:
-        raise InputError(f"there is no lever {name}: choose from {', '.join(KINDS)}")
+        near = difflib.get_close_matches(name, KINDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(KINDS)}"
+        raise InputError(f"there is no lever {name}: {hint}")
     return KINDS[name]

@@ -26,10 +26,10 @@ class Applied:
 
     def __init__(self, plan: Plan, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         for lever in plan.levers:
-            if lever.way or "baseline" not in lever.ways or lever.options().keys() - {"batch"}:
+            if not lever.is_setting:
                 raise InputError(
                     f"plan = {plan}: {lever.name} makes another network, or another way of training it, which a loop "
-                    f'cannot be given; leave it out, or let the kit train: train(task, plan="{plan}")'
+                    f'cannot be given; take plan.settings, or let the kit train: train(task, plan="{plan}")'
                 )
         self._plan, self._stack = plan, ExitStack()
         self.network = plan.of_network(network)
@@ -37,6 +37,11 @@ class Applied:
         for lever in plan.levers:
             lever.change_optimizer(optimizer)
         self.batch: int | None = plan.options.get("batch")
+
+    def __repr__(self) -> str:
+        """What a loop still has to do itself, beside entering it."""
+        batch = "" if self.batch is None else f", rows of a step: {self.batch} (take them yourself)"
+        return f"{self._plan or 'the default'}, applied to {type(self.network).__name__}{batch}"
 
     def __enter__(self) -> Applied:
         self._stack.enter_context(self._plan.around())

@@ -93,6 +93,11 @@ class Plan:
         """Of the way of training."""
         return {name: value for lever in self.levers for name, value in lever.options().items()}
 
+    @property
+    def settings(self) -> Plan:
+        """What of it a loop of the user's own can be given (`apply`)."""
+        return Plan(tuple(lever for lever in self.levers if lever.is_setting))
+
     def with_(self, *levers: Lever) -> Plan:
         """With these in place of those of the same names."""
         return Plan((*self.without(*(lever.name for lever in levers)).levers, *levers))

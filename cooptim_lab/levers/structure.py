@@ -1,4 +1,4 @@
-"""Levers that change the network: N sub-networks in its place, a narrower or a pruned one, its data over ranks."""
+"""Levers that change the network: N sub-networks in its place, a narrower or a pruned one; its rows over ranks."""
 
 from __future__ import annotations
 
@@ -88,3 +88,20 @@ class Shards(Lever):
     @classmethod
     def tried(cls, seen: Seen) -> Iterable[Lever]:
         return [cls(seen.cpus)] if seen.cpus > 1 else []
+
+
+class Sync(Lever):
+    """Shards meet every so many steps only and then average their weights (local SGD); the default is every step."""
+
+    name, group, help = "sync", HARDWARE, "steps between two meetings of shards, which then average their weights"
+    kind, least, changes, ways = int, 2, True, ("sharded",)
+
+    def options(self) -> Mapping[str, Any]:
+        return {"aggregate": "local", "sync_every": self.value}
+
+    def why_not(self, seen: Seen) -> str:
+        return "" if seen.cpus > 1 else "there is one CPU, and so one rank"
+
+    @classmethod
+    def tried(cls, seen: Seen) -> Iterable[Lever]:
+        return [cls(4), cls(16)]

@@ -6,10 +6,12 @@ It is given what the events say, and must not know of which run or picture that 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cooptim_lab.codesign.figures import Figure, in_words, interval_in_words
+from cooptim_lab.codesign.tuning import AS_IS, PLAN, TUNED
 
 from .curves import Curve
 from .tables import Cells
@@ -21,6 +23,9 @@ MOST_SHOWN = 8
 """Plans of a race that a table shows while it goes on, the best first."""
 MOST_FALLEN = 3
 """Beside those, of the ones that were trained and are out."""
+MOST_NAMED = 3
+"""Of plans that are out for the same reason, and were never trained."""
+NUMBER = re.compile(r"\d+(?:\.\d+)?")
 HIGHEST = 2.0
 """Of a bar, times the highest dot or 1: that of two rounds would flatten all dots. The table has it whole."""
 
@@ -46,32 +51,48 @@ def in_order(rows: Sequence[Row]) -> list[Row]:
 
 
 def race_table(rows: Sequence[Row], *, is_short: bool = False) -> Cells:
-    """The plans, what is known of each, and why it is out.
+    """The plans, what is known of each, and why it is out; those that were never trained, by their reason.
 
     The short one has the best of those that are in, and below them the best of those that were trained and are out.
     """
-    order = in_order(rows)
-    shown = _leading(rows) + _fallen(rows) if is_short else order
+    shown = _leading(rows) + _fallen(rows) if is_short else in_order(rows)
     has_predictions = any(row.get("predicted") is not None for row in rows)
     head = ["plan", *(["predicted"] if has_predictions else []), "an epoch at its gate"]
     cells = [[*head, "P to the goal", "95 % interval", "rounds", "why it is out"]]
-    for row in shown:
-        found = figure_of(row)
-        predicted = [_ratio(row.get("predicted"))] if has_predictions else []
+    for alike in _alike(shown):
+        found = figure_of(alike[0])
+        predicted = [_range([each.get("predicted") for each in alike])] if has_predictions else []
         rounds = "" if found is None else str(found.pairs)
-        why = row["why"] or (row["state"] if row["state"] == WON else "")
-        cells.append(
-            [
-                row["plan"] or "the default",
-                *predicted,
-                _ratio(row["gate"]),
-                in_words(found),
-                interval_in_words(found),
-                rounds,
-                why,
-            ]
-        )
+        gate = _range([each["gate"] for each in alike])
+        cells.append([_names(alike), *predicted, gate, in_words(found), interval_in_words(found), rounds, _why(alike)])
     return cells if len(cells) > 1 or not is_short else []
+
+
+def _alike(rows: Sequence[Row]) -> list[list[Row]]:
+    """One by one; but those that were never trained, and are out for the same reason, together."""
+    made: dict[object, list[Row]] = {}
+    for place, row in enumerate(rows):
+        is_untrained = row["state"] == OUT and figure_of(row) is None
+        made.setdefault(NUMBER.sub("#", row["why"]) if is_untrained else place, []).append(row)
+    return list(made.values())
+
+
+def _names(rows: Sequence[Row]) -> str:
+    names = [row["plan"] or "the default" for row in rows]
+    if len(names) == 1:
+        return names[0]
+    more = f"; and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return f"{len(names)} plans: {'; '.join(names[:MOST_NAMED])}{more}"
+
+
+def _why(rows: Sequence[Row]) -> str:
+    """Why they are out; where that has one number, from the least to the greatest."""
+    row = rows[0]
+    numbers = [NUMBER.findall(each["why"]) for each in rows]
+    if len(rows) == 1 or any(len(each) != 1 for each in numbers):
+        return row["why"] or (row["state"] if row["state"] == WON else "")
+    found = sorted((each[0] for each in numbers), key=float)
+    return NUMBER.sub(found[0] if found[0] == found[-1] else f"{found[0]} to {found[-1]}", row["why"])
 
 
 def _leading(rows: Sequence[Row]) -> list[Row]:
@@ -99,7 +120,9 @@ def proof_table(rows: Sequence[Row]) -> Cells:
             "" if row["metric"] is None else percent(row["metric"]) if name == "accuracy" else f"{row['metric']:.4g}"
         )
         rounds = "" if epoch is None else str(epoch.pairs)
-        title = row["title"] if not row["why"] else f"{row['title']} (could not be trained: {row['why']})"
+        name_of = {AS_IS: "as it is", TUNED: f"as it is, tuned: {row['plan']}", PLAN: f"co-designed: {row['plan']}"}
+        named = name_of.get(row["title"], row["title"])
+        title = named if not row["why"] else f"{named} (could not be trained: {row['why']})"
         places = [str(row["workers"]), str(row["threads"])]
         cells.append([title, *places, seconds, *figures, rounds, metric, f"{row['parameters']:,}"])
     return cells
@@ -150,5 +173,9 @@ def _with_interval(found: Figure) -> str:
     return f"P {in_words(found)}{f' ({beside})' if beside else ''}"
 
 
-def _ratio(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
+def _range(values: Sequence[float | None]) -> str:
+    """Of what is known, from the least to the greatest."""
+    known = sorted(f"{value:.2f}" for value in values if value is not None)
+    if not known:
+        return ""
+    return known[0] if known[0] == known[-1] else f"{known[0]} – {known[-1]}"

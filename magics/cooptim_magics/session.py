@@ -10,6 +10,7 @@ from typing import Any
 
 from IPython.core.interactiveshell import InteractiveShell
 
+from cooptim_lab.codesign.tuning import Tuning
 from cooptim_lab.data.datasets import digits
 from cooptim_lab.levers.plan import Plan
 from cooptim_lab.runs.run import Run
@@ -23,13 +24,20 @@ class Session:
     shell: InteractiveShell
     task: Task | None = None
     runs: dict[str, Run[Any]] = field(default_factory=dict)
-    plans: dict[str, Plan] = field(default_factory=dict)
-    """That were found last, by the task's name."""
+    tunings: list[tuple[str, Run[Tuning]]] = field(default_factory=list)
+    """With their tasks' names, the newest last; one in the background may still go on."""
 
     @property
     def current_task(self) -> Task:
         """The task defined last, or the built-in one."""
         return self.task or digits()
+
+    @property
+    def found_plan(self) -> Plan | None:
+        """What was found last for the current task; None where nothing was tuned, or no plan was a gain."""
+        name = self.current_task.name
+        ended = (run.result for task, run in reversed(self.tunings) if task == name and run.result is not None)
+        return next((result.plan for result in ended), None) or None
 
 
 _sessions: dict[int, Session] = {}

@@ -54,6 +54,23 @@ def test_the_race_is_in_order_and_says_why_one_is_out():
     assert rows[3][-1] == "an epoch takes 3.00 of the default's"
 
 
+def test_plans_that_were_never_trained_stand_together_by_their_reason():
+    slow = [
+        entry(f"batch={size}", gate=ratio, why=f"an epoch takes {ratio:.2f} of the default's")
+        for size, ratio in ((128, 1.02), (256, 1.4), (512, 1.11), (1024, 2.5))
+    ]
+    late = entry("narrow=0.5", gate=0.9, why="the budget's share was used up before its turn")
+    beaten = entry("lr=2", 0.9, 0.9, why="slower than the best: P 0.90 beside P 0.30")
+    head, *rows = race_table([*RACE, *slow, late, beaten])
+    by = {row[0]: row for row in rows}
+    assert len(rows) == 6
+    together = by["5 plans: batch=128; batch=512; batch=256; and 2 more"]
+    assert together[head.index("an epoch at its gate")] == "1.02 – 3.00"
+    assert together[-1] == "an epoch takes 1.02 to 3.00 of the default's"
+    assert by["narrow=0.5"][-1] == "the budget's share was used up before its turn"
+    assert by["lr=2"][-1] == "slower than the best: P 0.90 beside P 0.30"
+
+
 def test_while_it_goes_on_those_that_are_in_are_shown():
     shown = picture(Phase(text="round 1"), *(Raced(row=row) for row in RACE))
     assert [row[0] for row in shown.table[1:]] == ["batch=256,fused", "fused", "lr=4"]
@@ -94,7 +111,7 @@ def test_the_proof_takes_its_place():
     said = ["P = 0.33, between 0.32 and 0.34 (95 %) to accuracy 97.0 %: batch=256,fused"]
     end = Ended(state="done", summary={"sentences": said})
     shown = picture(*events, Note(text="the goal is accuracy 97.0 %", is_doubt=False), Note(text="busy"), end)
-    assert [row[0] for row in shown.table[1:]] == [AS_IS, PLAN]
+    assert [row[0] for row in shown.table[1:]] == [AS_IS, f"{PLAN}: batch=256,fused"]
     assert [curve.name for curve in shown.curves] == [PLAN, "the default"]
     assert shown.sentence == "co-designed: P 0.33 (0.32 – 0.34, 95 %)"
     first, second = shown.full_tables

@@ -87,7 +87,10 @@ class TestText:
     @pytest.mark.parametrize(
         ("text", "parts"),
         [
-            ("fusd", ("there is no lever fusd", "choose from", "fused")),
+            ("fusd", ("there is no lever fusd", "did you mean fused")),
+            ("quick", ("there is no lever quick", "choose from", "fused")),
+            ("subnets=4,prune=0.5", ("exclude each other",)),
+            ("prune=0.5,compile", ("exclude each other",)),
             ("batch", ("batch", "None", "whole number of 1 or more")),
             ("batch=2.5", ("batch", "2.5", "whole number")),
             ("batch=0", ("batch", "0")),
@@ -128,6 +131,8 @@ class TestUnderAPlan:
         spec = under_plan(Baseline(plan="shards=2"))
         assert isinstance(spec, Sharded)
         assert (spec.workers, spec.aggregate) == (2, "allreduce")
+        spec = under_plan(Baseline(plan="sync=8,shards=2"))
+        assert (spec.workers, spec.aggregate, spec.sync_every) == (2, "local", 8)
 
     @pytest.mark.parametrize(
         ("spec", "parts"),
@@ -135,6 +140,7 @@ class TestUnderAPlan:
             (lambda: Subnets(plan="autocast"), ("autocast does nothing in subnets",)),
             (lambda: Sharded(plan="subnets=4"), ("subnets", "this is sharded")),
             (lambda: Baseline(plan="workers=2"), ("workers does nothing in baseline",)),
+            (lambda: Baseline(plan="sync=4"), ("sync does nothing in baseline",)),
         ],
     )
     def test_what_a_way_does_not_obey_is_refused(self, spec, parts):
@@ -411,9 +417,12 @@ class TestInALoopOfOnesOwn:
 
     def test_what_no_loop_can_be_given(self):
         made = single()
-        for plan in ("subnets=4", "narrow=0.5", "shards=2"):
-            with refused(plan.partition("=")[0], "leave it out"):
-                apply(plan, made, torch.optim.Adam(made.parameters()))
+        for text in ("subnets=4", "narrow=0.5", "prune=0.5", "shards=2,sync=4", "subnets=2,workers=2"):
+            with refused(text.partition("=")[0], "take plan.settings"):
+                apply(text, made, torch.optim.Adam(made.parameters()))
+            rest = Plan.read(f"{text},batch=8,threads=1").settings
+            assert rest == Plan.read("batch=8,threads=1")
+            assert repr(apply(rest, made, torch.optim.Adam(made.parameters()))).startswith("batch=8,threads=1, applied")
 
 
 class Annealed:

@@ -225,6 +225,14 @@ class TestCandidates:
         assert list(map(str, more)) == ["subnets=4,batch=256,lr=4,workers=2"]
         assert candidates.on_more_ranks(LEVERS, plans[2]) == []
 
+    def test_levers_of_another_way_only_come_with_it(self):
+        levers = [*LEVERS, read_lever("sync=4"), read_lever("sync=16")]
+        plans = list(map(str, candidates.of_ways(levers, Plan.read("fused"), Plan.read("batch=256,fused"))))
+        assert plans == [
+            "subnets=4", "subnets=4,batch=256", "shards=2", "batch=256,shards=2", "shards=2,sync=4", "shards=2,sync=16",
+        ]  # fmt: skip
+        assert not any("sync" in str(plan) for plan in candidates.singles(levers))
+
     def test_neighbours(self):
         plans = list(map(str, candidates.neighbours(LEVERS, Plan.read("batch=128,lr=2,fused"))))
         assert plans == ["batch=256,lr=2,fused", "batch=128,lr=4,fused", "batch=128,lr=1,fused"]

@@ -18,6 +18,7 @@ def find_plan(session: Session, arguments: argparse.Namespace, cell: str | None)
     """The race live; then the proof, what it says, and the race's table."""
     task = session.current_task
     run = tune(task, **given_options(session, arguments))
+    session.tunings.append((task.name, run))
     try:
         picture = follow(session, run, arguments)
         if picture is not None:
@@ -26,9 +27,6 @@ def find_plan(session: Session, arguments: argparse.Namespace, cell: str | None)
         if run.result is not None:
             print("\n".join(run.result.sentences()))
         raise
-    finally:
-        if run.result is not None:
-            session.plans[task.name] = run.result.plan
 
 
 HERE: dict[str, dict[str, Any]] = {

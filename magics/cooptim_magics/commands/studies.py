@@ -25,7 +25,7 @@ def study_speedup(session: Session, arguments: argparse.Namespace, cell: str | N
 
 def study_ways(session: Session, arguments: argparse.Namespace, cell: str | None) -> None:
     """All ways beside each other; the fourth by the plan that is given, or that `tune` has found for this task."""
-    found = session.plans.get(session.current_task.name)
+    found = session.found_plan
     if not arguments.plan and found:
         arguments.plan = found
         print(f"co-designed by the plan that tune has found: {found}")
