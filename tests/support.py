@@ -93,7 +93,10 @@ def traces(processes: set[int]) -> set[Path]:
     """What these processes could leave behind: the shared memory they have mapped, the directory with their key."""
     found, nursery = set(), current_nursery()
     for pid in processes:
-        words = psutil.Process(pid).cmdline()
+        try:
+            words = psutil.Process(pid).cmdline()
+        except psutil.Error:  # it has ended meanwhile, as one that was killed does
+            continue
         found.update(Path(word) for word in words if Path(word).name.startswith("cooptim-"))
         maps = Path(f"/proc/{pid}/maps")
         if nursery is not None:

@@ -69,3 +69,55 @@ def _visible(index: int, uuid: str | None) -> bool | None:
     if any(name.startswith("MIG") for name in names):
         return None
     return any(name == str(index) or (name.startswith("GPU-") and (uuid or "").startswith(name)) for name in names)
+
+
+@dataclass(frozen=True)
+class GpuLoad:
+    """One GPU at a moment: `busy` the share of the last moments in which it computed, `memory` and `limit` in bytes."""
+
+    busy: float | None
+    memory: int | None
+    limit: int | None
+
+    def summary(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return {"busy": self.busy, "memory": self.memory, "limit": self.limit}
+
+
+class GpuMeter:
+    """Reads the load of all GPUs that this process may use, as long as it is not closed. Without a driver, of none."""
+
+    def __init__(self) -> None:
+        import pynvml as nvml
+
+        self._nvml, self._handles = nvml, list[Any]()
+        try:
+            nvml.nvmlInit()
+            self._is_open = True
+        except nvml.NVMLError:
+            self._is_open = False
+            return
+        for index in range(_ask(nvml, "nvmlDeviceGetCount") or 0):
+            handle = _ask(nvml, "nvmlDeviceGetHandleByIndex", index)
+            if handle is not None and _visible(index, _ask(nvml, "nvmlDeviceGetUUID", handle)) is not False:
+                self._handles.append(handle)
+
+    def read(self) -> tuple[GpuLoad, ...]:
+        """Now."""
+        return tuple(map(self._load, self._handles))
+
+    def close(self) -> None:
+        """Let go of the library."""
+        if self._is_open:
+            self._is_open, self._handles = False, []
+            _ask(self._nvml, "nvmlShutdown")
+
+    def _load(self, handle: Any) -> GpuLoad:
+        rates, memory = (
+            _ask(self._nvml, f"nvmlDeviceGet{what}", handle) for what in ("UtilizationRates", "MemoryInfo")
+        )
+        return GpuLoad(
+            busy=None if rates is None else rates.gpu / 100,
+            memory=None if memory is None else int(memory.used),
+            limit=None if memory is None else int(memory.total),
+        )

@@ -97,31 +97,43 @@ def _throttled(before: Throttling | None, after: Throttling | None) -> tuple[flo
     return share_throttled(before, after), after.seconds - before.seconds
 
 
-def _counters(root: Path, where: Collection[int] | None) -> tuple[float | None, float | None]:
-    """(busy, stolen) seconds, summed over these CPUs; of all where it is not known which."""
+def each_cpu(root: Path = ROOT, where: Collection[int] | None = None) -> dict[int, tuple[float, float]]:
+    """(busy, stolen) seconds since the system started, of each of these CPUs; of all, where it is not known which.
+
+    Empty where one of them cannot be read.
+    """
     if root == ROOT and sys.platform != "linux":
-        return _counters_elsewhere()
-    tick, busy, stolen, found = _tick(), 0, 0, 0
+        return _each_elsewhere()
+    tick, found = _tick(), dict[int, tuple[float, float]]()
     for line in (text(root / "proc/stat") or "").splitlines():
         name, *words = line.split()
         number = name.removeprefix("cpu")
         if name.startswith("cpu") and number.isdigit() and (where is None or int(number) in where):
             try:
                 ticks = [int(word) for word in words]
-                busy, stolen, found = busy + sum(ticks[i] for i in _BUSY), stolen + ticks[_STOLEN], found + 1
+                found[int(number)] = sum(ticks[i] for i in _BUSY) / tick, ticks[_STOLEN] / tick
             except (ValueError, IndexError):
-                return None, None
-    if not found or (where is not None and found < len(where)):
+                return {}
+    return {} if where is not None and len(found) < len(where) else found
+
+
+def _counters(root: Path, where: Collection[int] | None) -> tuple[float | None, float | None]:
+    """(busy, stolen) seconds, summed over these CPUs; of all where it is not known which."""
+    each = each_cpu(root, where).values()
+    if not each:
         return None, None
-    return busy / tick, stolen / tick
+    busy, stolen = map(sum, zip(*each, strict=True))
+    is_told = root != ROOT or sys.platform == "linux"
+    return busy, stolen if is_told else None
 
 
-def _counters_elsewhere() -> tuple[float | None, float | None]:
-    """The same by psutil, where there is no /proc; nothing is known of steal."""
+def _each_elsewhere() -> dict[int, tuple[float, float]]:
+    """The same by psutil, where there is no /proc; nothing is known of steal there."""
     import psutil
 
     every = psutil.cpu_times(percpu=True)
-    return sum(sum(getattr(one, name, 0.0) for name in ("user", "nice", "system")) for one in every), None
+    busy = [sum(getattr(one, name, 0.0) for name in ("user", "nice", "system")) for one in every]
+    return {number: (seconds, 0.0) for number, seconds in enumerate(busy)}
 
 
 def _own(root: Path, pids: Collection[int]) -> dict[int, float]:

@@ -18,6 +18,7 @@ from .carrier import CLOSED, Carrier
 from .cpus import count_cpus
 from .job import Finish, Job, give_values, pack_calls
 from .launch import Launch
+from .parcel import machine
 from .spmd import pull_name, push_names
 from .survey import tabulate
 
@@ -210,6 +211,14 @@ class RankPool:
     def is_busy(self) -> bool:
         """Whether a job is running or waiting."""
         return self._carrier.is_busy
+
+    @property
+    def processes(self) -> dict[int, int]:
+        """By rank, the process of each rank that is on this machine; none while no ranks are started."""
+        ranks = self._carrier.ranks
+        if ranks is None or ranks.is_lost:
+            return {}
+        return {rank: hello.pid for rank, hello in dict(ranks.hellos).items() if hello.machine == machine()}
 
     def status(self) -> list[dict[str, Any]]:
         """One row per rank: rank, host, pid, state, memory, threads, seconds, library; none while no ranks are started.

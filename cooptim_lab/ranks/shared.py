@@ -39,3 +39,9 @@ def close_shared_pool() -> None:
     with _sharing:
         if _shared is not None:
             _shared.close()
+
+
+def shared_processes() -> dict[int, int]:
+    """By rank, the processes of the shared pool that are on this machine; none where there is no pool."""
+    pool = _shared
+    return {} if pool is None or pool.is_closed else pool.processes
