@@ -1,8 +1,8 @@
 """The way `sharded` on any number of ranks is one plain process: whole trainings of tasks of many kinds, in float64.
 
 Run under mpiexec; rank 0, which has the network, compares. The plain process takes at every step the union of the
-ranks' parts and is written out here: forward, backward, clip, step, schedule. Beside it breakages: parts weighed by rows
-alone.
+ranks' parts and is written out here: forward, backward, clip, step, schedule. Beside it breakages: parts weighed by
+rows alone.
 """
 
 from __future__ import annotations
