@@ -25,11 +25,16 @@ STATES = ("waiting", "running", "done", "stopped", "failed")
 _STATIC = Path(__file__).parent / "static"
 
 
+def bundle(*names: str) -> str:
+    """Scripts, or styles, as one: a widget has one of each, and no page may fetch another."""
+    return "\n".join((_STATIC / name).read_text(encoding="utf-8") for name in names)
+
+
 class LiveChart(anywidget.AnyWidget):
     """A plot that moves while something runs. All of it is set by `show`, from one thread at a time."""
 
-    _esm = _STATIC / "live.js"
-    _css = _STATIC / "live.css"
+    _esm = bundle("strip.js", "live.js")
+    _css = bundle("live.css", "strip.css")
 
     points = traitlets.Bytes().tag(sync=True)
     curves = traitlets.List(traitlets.Dict()).tag(sync=True)
@@ -43,7 +48,11 @@ class LiveChart(anywidget.AnyWidget):
     fraction = traitlets.Float(None, allow_none=True, help="done so far, 0 to 1; None: unknown").tag(sync=True)
     table = traitlets.List(traitlets.List(traitlets.Unicode()), help="rows; the first is the header").tag(sync=True)
 
-    SETTABLE = frozenset({"title", "x_label", "y_label", "log_x", "log_y", "status", "state", "fraction", "table"})
+    machine = traitlets.Dict(help="a sample of the hardware, as strip.shown gives it; empty: none").tag(sync=True)
+
+    SETTABLE = frozenset(
+        {"title", "x_label", "y_label", "log_x", "log_y", "status", "state", "fraction", "table", "machine"}
+    )
 
     def show(
         self, curves: Mapping[str, tuple[ArrayLike, ArrayLike]] | Iterable[Curve] | None = None, **traits: Any

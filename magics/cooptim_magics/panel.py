@@ -17,11 +17,13 @@ from IPython.display import display, update_display
 
 from cooptim_lab import hardware, ways
 from cooptim_lab.errors import LabError
+from cooptim_lab.hardware.watching import PERIOD_SECONDS
 from cooptim_lab.ranks.shared import shared_pool
 from cooptim_lab.runs.run import Run
 from cooptim_lab.studies.compare import Comparison, compare
 from cooptim_lab.training.spec import Baseline, Sharded, Subnets, make_spec
 
+from . import strip
 from .chart import LiveChart
 from .plots import mime_bundle
 from .session import Session
@@ -53,7 +55,7 @@ class LabPanel:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._run: Run[Any] | None = None
-        self._lock = threading.Lock()
+        self._lock, self._closed = threading.Lock(), threading.Event()
         self._figure_id, self._table_id = uuid.uuid4().hex, uuid.uuid4().hex
         cpus = hardware.allowed_cpus()
         wide = {"style": {"description_width": "70px"}, "layout": widgets.Layout(width="330px")}
@@ -100,6 +102,21 @@ class LabPanel:
             answer_on_own_subshell(control)
         for place in (self._figure_id, self._table_id):
             display({"text/plain": ""}, display_id=place, raw=True)
+        strip.watch.join()
+        self._session.closing.append(self.close)
+        threading.Thread(target=self._show_machine, name="cooptim-panel-machine", daemon=True).start()
+
+    def close(self) -> None:
+        """Let go of the sampler."""
+        if not self._closed.is_set():
+            self._closed.set()
+            strip.watch.leave()
+
+    def _show_machine(self) -> None:
+        """While nothing runs; while something does, the follower of that shows it."""
+        while not self._closed.wait(PERIOD_SECONDS):
+            if self._run is None or self._run.ended:
+                self.chart.show(machine=strip.shown())
 
     def start(self) -> None:
         """Run: what the controls say, on the notebook's current task."""

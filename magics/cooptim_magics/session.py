@@ -5,6 +5,7 @@ It keeps them for the commands and the panel, and must not know what these do wi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +27,9 @@ class Session:
     runs: dict[str, Run[Any]] = field(default_factory=dict)
     tunings: list[tuple[str, Run[Tuning]]] = field(default_factory=list)
     """With their tasks' names, the newest last; one in the background may still go on."""
+
+    closing: list[Callable[[], None]] = field(default_factory=list)
+    """What is to be called when the notebook is forgotten."""
 
     @property
     def current_task(self) -> Task:
@@ -50,4 +54,6 @@ def session(shell: InteractiveShell) -> Session:
 
 def forget(shell: InteractiveShell) -> None:
     """The next time, the notebook of this shell has nothing."""
-    _sessions.pop(id(shell), None)
+    gone = _sessions.pop(id(shell), None)
+    for close in gone.closing if gone is not None else ():
+        close()

@@ -19,6 +19,7 @@ from cooptim_lab.errors import InputError
 from cooptim_lab.runs.events import Ended, Event, Output, Unfinished
 from cooptim_lab.runs.run import Run
 
+from . import strip
 from .chart import LiveChart
 from .output import LiveLines, write_output
 from .picture import Picture
@@ -42,6 +43,7 @@ class Follower:
     def __init__(self, run: Run[Any], chart: LiveChart | None) -> None:
         self.run, self.chart, self.picture = run, chart, Picture(run.title, time.time)
         self._seen, self._drawn = 0, -1
+        self.trouble = ""  # what was seen of the machine meanwhile that makes seconds worthless
 
     def refresh(self) -> None:
         """Take in and show what has happened since the last time."""
@@ -59,8 +61,10 @@ class Follower:
         picture = self.picture
         if self.chart is None:
             return
+        machine = strip.shown()
+        self.trouble = machine.get("trouble") or self.trouble
         if self._drawn == picture.version:
-            self.chart.show(status=picture.status)  # the clock goes on
+            self.chart.show(status=picture.status, machine=machine)  # the clock goes on
             return
         self._drawn = picture.version
         self.chart.show(
@@ -70,6 +74,7 @@ class Follower:
             state=picture.state,
             fraction=picture.fraction,
             table=picture.table,
+            machine=machine,
             log_x=picture.is_roofline,
             log_y=picture.is_logarithmic,
             **picture.labels,
@@ -99,6 +104,7 @@ class RunView:
     def open(self) -> None:
         """Put the chart under the running cell."""
         if self.follower.chart is not None:
+            strip.watch.join()
             display(self.follower.chart, display_id=self._display_id)
 
     def print_output(self) -> None:
@@ -119,6 +125,7 @@ class RunView:
             bundle = {"text/plain": ""} if refused else mime_bundle(self.follower.picture, with_reason=not is_raised)
             update_display(bundle, display_id=self._display_id, raw=True)
             self.follower.chart.close()
+            strip.watch.leave()
 
 
 def show_result(picture: Picture) -> None:
@@ -169,6 +176,8 @@ def watch(view: RunView) -> None:
     view.follower.refresh()
     view.print_output()
     view.freeze(is_raised=True)
+    if view.follower.trouble:
+        print(f"⚠ {view.follower.trouble}")
     if run.error is not None:
         raise run.error
     if interrupts:

@@ -236,6 +236,7 @@ function render({ model, el }) {
   const word = make("span", "cooptim-live__state", line);
   const text = make("span", null, line);
   const notice = make("span", "cooptim-live__notice", line);
+  const showMachine = strip(root); // strip.js, put in front of this file
   const table = make("table", null, make("div", "cooptim-live__scroll", root));
   progress.setAttribute("role", "progressbar");
   progress.setAttribute("aria-label", "progress");
@@ -333,6 +334,7 @@ function render({ model, el }) {
     svg.setAttribute("aria-label", [model.get("title"), axes, ...said].filter(Boolean).join("; "));
     drawTable();
     drawStatus();
+    showMachine(gone ? null : model.get("machine"));
     root.dataset.cooptimPoints = all.reduce((sum, { count }) => sum + count, 0);
     root.dataset.cooptimCurves = all.length;
   }
@@ -349,6 +351,7 @@ function render({ model, el }) {
   function watch() {
     gone = kernelLives(model) === false;
     drawStatus();
+    if (gone) showMachine(null);
   }
 
   const observer = new ResizeObserver(schedule);
