@@ -18,7 +18,9 @@ from cooptim_lab.studies.rows import Row
 
 MOST_POINTS = 600  # per curve: about one for each pixel column of the plot; more could not be seen
 HELD_OUT, TRAINING = "held-out loss", "training loss"
-Kind = Literal["line", "faint", "ideal", "marker"]
+SMOOTHED = 50
+"""A loss of single steps is shown as the mean of the last so manieth part of them, the raw one faint behind it."""
+Kind = Literal["line", "faint", "ideal", "marker", "hollow"]
 
 
 def thin(y: ArrayLike, most: int = MOST_POINTS) -> NDArray[np.intp]:
@@ -58,9 +60,9 @@ def thin(y: ArrayLike, most: int = MOST_POINTS) -> NDArray[np.intp]:
 class Curve:
     """One curve of n points: `x` and `y` of shape (n,), and where a spread is known `lo` and `hi` of shape (n,).
 
-    `kind` is how it is drawn: "line", "faint" (one of many: a subnet, a rank), "ideal" (dashed, in no colour) or
-    "marker" (dots, with a bar from lo to hi). None, NaN and infinity in `y` leave a gap. `label` stands beside the last
-    point.
+    `kind` is how it is drawn: "line", "faint" (one of many: a subnet, a rank), "ideal" (dashed, in no colour),
+    "marker" (dots, with a bar from lo to hi) or "hollow" (rings over dots that are in doubt). None, NaN and infinity
+    in `y` leave a gap. `label` stands beside the last point; `why` is read beside every point.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Curve:
     hi: ArrayLike | None = None
     kind: Kind = "line"
     label: str = ""
+    why: str = ""
 
     def pack(self) -> tuple[dict[str, Any], bytes]:
         """This curve's entry in `curves` and its part of `points`.
@@ -91,6 +94,8 @@ class Curve:
         entry = {"name": self.name, "kind": self.kind, "columns": len(columns), "count": len(rows)}
         if self.label:
             entry["label"] = self.label
+        if self.why:
+            entry["why"] = self.why
         return entry, rows.tobytes()
 
 
@@ -99,10 +104,32 @@ def loss_curves(points: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -
     columns = {name: (np.array(x), np.array(y)) for name, (x, y) in points.items()}  # copies: theirs go on growing
     held_out = [name for name in points if name.endswith(HELD_OUT)]
     curves = [Curve(name.removesuffix(f" · {HELD_OUT}"), *columns[name]) for name in held_out]
-    # Losses of single steps are noisy: they lie behind, thin, and those of the subnets share one entry.
-    steps = {name: name for name in points if name == TRAINING}
-    steps |= {name: "each sub-network" for name in points if name.startswith("subnet ")}
-    return curves + [Curve(label, *columns[name], kind="faint") for name, label in steps.items()]
+    # Losses of single steps are noisy: they lie behind, thin. Those of the subnets share one entry; raw, they would be
+    # a carpet.
+    for name in points:
+        x, y = columns[name]
+        if name.startswith("subnet "):
+            curves.append(Curve("each sub-network", x, smooth(y), kind="faint"))
+        elif name == TRAINING:
+            curves.append(Curve(name, x, y, kind="faint"))
+            if (smoothed := smooth(y)) is not y:
+                curves.append(Curve(name, x, smoothed))
+    return curves
+
+
+def smooth(y: NDArray) -> NDArray:
+    """The mean of each value and those before it, a `SMOOTHED`th part of all; what is not finite stays. Of few, y."""
+    width = len(y) // SMOOTHED
+    if width < 2:
+        return y
+    finite = np.isfinite(y)
+    sums = np.concatenate([[0.0], np.cumsum(np.where(finite, y, 0.0))])
+    counts = np.concatenate([[0], np.cumsum(finite)])
+    ends = np.arange(1, len(y) + 1)
+    starts = np.maximum(0, ends - width)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        means = (sums[ends] - sums[starts]) / (counts[ends] - counts[starts])
+    return np.where(finite, means, y)
 
 
 def speedup_curves(rows: Collection[Row]) -> list[Curve]:
@@ -123,6 +150,10 @@ def speedup_curves(rows: Collection[Row]) -> list[Curve]:
     if columns:
         name = "measured, 95 % interval" if any(row.interval for row in rows) else "measured"
         curves.append(Curve(name, *map(list, zip(*columns, strict=True)), kind="marker"))
+    for row in rows:
+        if row.warnings and row.speedup is not None:
+            why = "; ".join(row.warnings)
+            curves.append(Curve("in doubt", [float(row.workers)], [row.speedup], kind="hollow", why=why))
     for row in rows:
         if row.speedup is None and row.repeats > 1 and row.low is not None and row.high is not None:
             x, y = [float(row.workers)] * 2, [row.low, row.high]

@@ -42,16 +42,22 @@ def figure(picture: Picture, said: str | None = None) -> Figure:
     else:
         drawing = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
         axes = drawing.add_subplot()
-    colours: dict[str, str] = {}
-    faintness = max(0.08, 0.5 / max(1, sum(curve.kind == "faint" for curve in picture.curves)) ** 0.5)
-    for curve in picture.curves:
+    curves, colours, named = picture.curves, dict[str, str](), set[str]()
+    faintness = max(0.08, 0.5 / max(1, sum(curve.kind == "faint" for curve in curves)) ** 0.5)
+    for curve in curves:
         x, y = np.asarray(curve.x, float), np.asarray(curve.y, float)
-        is_new = curve.name not in colours
         if curve.kind == "ideal":
             axes.plot(x, y, "--", color="grey", linewidth=1, label=curve.name)
             continue
+        if curve.kind == "hollow":
+            is_first = "in doubt" not in axes.get_legend_handles_labels()[1]
+            look = {"markerfacecolor": "white", "markeredgecolor": "grey", "zorder": 5}
+            axes.plot(x, y, "o", label=curve.name if is_first else None, **look)
+            continue
         colour = colours.setdefault(curve.name, COLOURS[len(colours) % len(COLOURS)])
-        label = curve.name if is_new else None
+        is_named = curve.kind != "faint" or not any(each.name == curve.name and each.kind == "line" for each in curves)
+        label = curve.name if is_named and curve.name not in named else None
+        named |= {label} if label else set()
         dot = "." if len(x) == 1 else None  # a line of one point would not be seen
         if curve.kind == "marker":
             lo, hi = np.asarray(curve.lo, float), np.asarray(curve.hi, float)

@@ -175,6 +175,9 @@ def row_notes(rows: Sequence[Row], notes: Sequence[str] = ()) -> list[str]:
     serial = [(row.workers, row.serial_fraction) for row in rows if row.way == "sharded"]
     said = ", ".join(f"{fraction:.2f} on {workers} workers" for workers, fraction in serial if fraction is not None)
     fraction = [f"Serial fraction (Karp and Flatt): {said}."] if said else []
+    if used := [(row.workers, row.efficiency) for row in rows if row.way == "sharded" and row.workers > 1]:
+        each = ", ".join(f"{value:.2f} on {workers} workers" for workers, value in used if value is not None)
+        fraction = [*([f"Efficiency, 1/P over the workers: {each}."] if each else []), *fraction]
     how = ["P below 1 is better: the way is faster than the network as it is."] if any(r.ratio for r in rows) else []
     return [*how, *fraction, *(f"⚠ {doubt}" for doubt in row_doubts(rows)), *notes]
 

@@ -66,7 +66,10 @@ class TestCompletion:
             ("%cooptim s", ["subnets", "sharded", "speedup", "show", "stop"]),
             ("%%cooptim ra", ["ranks"]),
             ("%cooptim co", ["compare", "costs"]),
-            ("%cooptim hardware --", ["--measure", "--live", "--seconds", "--again", "--batch", "--out", "--bg", "--help"]),
+            (
+                "%cooptim hardware --",
+                ["--measure", "--live", "--seconds", "--again", "--batch", "--out", "--bg", "--help"],
+            ),
             ("%cooptim costs --s", ["--sync-every", "--seed"]),
             ("%cooptim nothing ", []),
             ("%cooptim subnets --f", ["--fuse"]),

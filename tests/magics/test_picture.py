@@ -60,6 +60,17 @@ class TestFold:
         assert [list(curve.y) for curve in piecewise.curves] == [list(curve.y) for curve in whole.curves]
         assert (piecewise.version, piecewise.fraction) == (whole.version, whole.fraction) == (9, 0.5)
 
+    def test_a_long_training_loss_is_smoothed_with_the_raw_one_behind(self):
+        y = np.random.default_rng(0).normal(2.0, 1.0, 1000)
+        y[500] = np.inf
+        raw, line = picture(points("training loss", range(1, 1001), y)).curves
+        assert (raw.name, raw.kind, line.name, line.kind) == ("training loss", "faint", "training loss", "line")
+        assert list(raw.y) == list(y)
+        assert line.y[700] == pytest.approx(y[681:701].mean())
+        assert line.y[510] == pytest.approx(np.delete(y[491:511], 9).mean())
+        assert np.isinf(line.y[500]) and np.isfinite(np.delete(line.y, 500)).all()
+        assert np.std(line.y[700:]) < 0.4 * np.std(y[700:])
+
     def test_subnets_are_faint_behind_the_fused_one(self):
         seen = picture(*(points(name, [1], [1]) for name in ("subnet 0", "training loss", "subnet 1", "held-out loss")))
         assert seen.curves[0].name == "held-out loss"
@@ -157,6 +168,17 @@ class TestFold:
     )
     def test_logarithmic(self, y, is_logarithmic):
         assert picture(points("training loss", range(len(y)), y)).is_logarithmic == is_logarithmic
+
+
+class TestDoubts:
+    def test_a_point_in_doubt_is_hollow_and_says_why(self):
+        rows = [row(workers=1), row(workers=2, warnings=("the machine was busy", "few rounds"))]
+        seen = picture(*(Measured(row=each.summary()) for each in rows), way="speedup")
+        (ring,) = [curve for curve in seen.curves if curve.kind == "hollow"]
+        assert ring.x == [2.0] and ring.why == "the machine was busy; few rounds"
+        assert ring.pack()[0]["why"] == ring.why
+        (axes,) = figure(seen).axes
+        assert "in doubt" in [text.get_text() for text in axes.get_legend().get_texts()]
 
 
 class TestFigure:

@@ -112,7 +112,7 @@ class TestRows:
 
     def test_every_doubt_is_under_it(self):
         rows = [row(), row(title="slow", warnings=("noisy", "4 workers on 2 CPUs take turns"))]
-        assert row_notes(rows, ["said"])[2:] == ["⚠ slow: noisy", "⚠ slow: 4 workers on 2 CPUs take turns", "said"]
+        assert row_notes(rows, ["said"])[3:] == ["⚠ slow: noisy", "⚠ slow: 4 workers on 2 CPUs take turns", "said"]
         assert "P below 1 is better" in row_notes(rows)[0]
 
 
@@ -156,7 +156,8 @@ class TestNoHeadline:
         assert rows_line(rows) == "2 shards, server 1.50× · 4 sub-networks refused"
 
     def test_no_serial_fraction_outside_of_0_and_1(self):
-        assert "Serial fraction" in row_notes([row()])[1]
+        assert row_notes([row()])[1] == "Efficiency, 1/P over the workers: 0.75 on 2 workers."
+        assert "Serial fraction" in row_notes([row()])[2]
         assert "Serial fraction" not in repr(row_notes([row(seconds=9.0)]))
 
 

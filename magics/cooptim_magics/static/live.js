@@ -29,7 +29,7 @@ function decode(model) {
   let start = 0;
   return (model.get("curves") ?? []).map((curve) => {
     const own = values.subarray(start, (start += curve.count * curve.columns));
-    if (curve.kind === "ideal") return { ...curve, values: own, colour: "var(--cooptim-muted)" };
+    if (curve.kind === "ideal" || curve.kind === "hollow") return { ...curve, values: own, colour: "var(--cooptim-muted)" };
     if (!slots.has(curve.name)) slots.set(curve.name, slots.size);
     return { ...curve, values: own, colour: `var(--cooptim-c${slots.get(curve.name) % COLOURS})` };
   });
@@ -156,6 +156,16 @@ function drawMarkers(curve, toX, toY, svg) {
   }
 }
 
+/** What the dots beneath are in doubt of: rings over them, that say it. */
+function drawRings(curve, toX, toY, svg) {
+  for (const [x, y] of rows(curve)) {
+    const [cx, cy] = [toX(x), toY(y)];
+    if (!Number.isFinite(cx + cy)) continue;
+    const ring = draw("circle", { cx, cy, r: 4, class: "hollow", style: `stroke:${curve.colour}` }, svg);
+    draw("title", {}, ring, `${short(y)} at ${+x.toPrecision(6)}, in doubt: ${curve.why ?? ""}`);
+  }
+}
+
 function drawPlot(svg, model, curves, width) {
   const height = Math.round(Math.min(330, Math.max(220, width * 0.46)));
   const logarithmic = model.get("log_y");
@@ -189,7 +199,7 @@ function drawPlot(svg, model, curves, width) {
   const middle = { x: (left + right) / 2, y: (top + bottom) / 2, "text-anchor": "middle" };
   if (empty && !isOver(model.get("state"))) draw("text", middle, svg, "waiting for the first point");
 
-  const order = ["ideal", "faint", "line", "marker"]; // what matters most is drawn last, on top
+  const order = ["ideal", "faint", "line", "marker", "hollow"]; // what matters most is drawn last, on top
   const measured = curves.filter(({ kind }) => kind === "marker");
   const many = curves.filter(({ kind }) => kind === "faint").length;
   svg.style.setProperty("--cooptim-faint", Math.min(0.4, Math.max(0.12, 2 / many))); // or many would make a solid band
@@ -197,6 +207,7 @@ function drawPlot(svg, model, curves, width) {
     // Pixels: bars at one x stay apart, where x is a number of workers; where no two share one, they stay at it.
     const aside = logX || !meets(measured) ? 0 : 7 * (measured.indexOf(curve) - (measured.length - 1) / 2);
     if (curve.kind === "marker") drawMarkers(curve, (value) => toX(value) + aside, toY, svg);
+    else if (curve.kind === "hollow") drawRings(curve, toX, toY, svg);
     else draw("path", { d: trace(curve, toX, toY), class: curve.kind, style: `stroke:${curve.colour}` }, svg);
     const end = curve.kind === "line" && model.get("state") === "running" && last(curve);
     const said = curve.label && last(curve);
@@ -264,7 +275,7 @@ function render({ model, el }) {
         const button = make("button", null, legend);
         button.type = "button";
         const swatch = draw("svg", { width: 18, height: 10, "aria-hidden": "true" }, button);
-        if (kind === "marker") draw("circle", { cx: 9, cy: 5, r: 4.5, style: `fill:${colour}` }, swatch);
+        if (kind === "marker" || kind === "hollow") draw("circle", { cx: 9, cy: 5, r: 4.5, class: kind, style: kind === "hollow" ? `stroke:${colour}` : `fill:${colour}` }, swatch);
         else draw("path", { d: "M1,5H17", class: kind, style: `stroke:${colour}` }, swatch);
         make("span", null, button).textContent = name;
         make("span", "cooptim-live__value", button);
