@@ -73,3 +73,7 @@ class LiveChart(anywidget.AnyWidget):
             for name, value in traits.items():
                 if getattr(self, name) != value:  # checking a value costs more than looking whether it is another
                     setattr(self, name, value)
+
+    def insert(self, line: str) -> None:
+        """Have the page put a line into a new cell below its own, or, where it cannot, into the clipboard."""
+        self.send({"insert": line})

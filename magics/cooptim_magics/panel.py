@@ -1,8 +1,7 @@
-"""The lab panel: sliders for workers and N, Run, Stop, live curves, and the figure that stays.
+"""The lab panel: a way, sliders, Run, Stop, the same as a cell, live curves and hardware, earlier runs; what stays.
 
-Controls answer while a cell blocks: their messages travel on subshells (see `answer_on_own_subshell`), so a callback
-may run on any thread and is short. What a callback has to say goes to the panel's own status line, never to `print`.
-It does by itself what the commands do by theirs, and must know none of them.
+A callback of a control may run on any thread and is short. What it has to say goes to the panel's own status line,
+never to `print`. What the controls ask for is `asking`; the commands it must not know.
 """
 
 from __future__ import annotations
@@ -15,42 +14,25 @@ from typing import Any
 import ipywidgets as widgets
 from IPython.display import display, update_display
 
-from cooptim_lab import hardware, ways
+from cooptim_lab import hardware
 from cooptim_lab.errors import LabError
 from cooptim_lab.hardware.watching import PERIOD_SECONDS
 from cooptim_lab.ranks.shared import shared_pool
 from cooptim_lab.runs.run import Run
-from cooptim_lab.studies.compare import Comparison, compare
-from cooptim_lab.training.spec import Baseline, Sharded, Subnets, make_spec
 
 from . import strip
+from .asking import Asked
 from .chart import LiveChart
+from .controls import Controls, answer_on_own_subshell
+from .history import names_of, overlaid
 from .plots import mime_bundle
 from .session import Session
 from .tables import row_doubts
 from .view import Follower
 
-WAYS = {
-    "as it is": Baseline,
-    "sub-networks": Subnets,
-    "sharded, central server": Sharded,
-    "compare all three": Comparison,
-}
-MOST_WORKERS, MOST_SUBNETS, MOST_EPOCHS = 8, 64, 200
-
-
-def answer_on_own_subshell(widget: widgets.Widget) -> None:
-    """Have a control's messages served where the page sent them.
-
-    ipykernel 7.4 hands them to the shell that last wrote to the control, which is the main one, and busy while a cell
-    runs. Its routing asks the comm; versions without that routing do the right thing by themselves.
-    """
-    if hasattr(widget.comm, "_reply_subshell_for"):
-        widget.comm._reply_subshell_for = lambda data, default: default
-
 
 class LabPanel:
-    """The widgets, and what they do. One run at a time."""
+    """The widgets, and what they do. One run at a time; another panel's, or a lost one's, it goes on showing."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -58,53 +40,49 @@ class LabPanel:
         self._lock, self._closed = threading.Lock(), threading.Event()
         self._figure_id, self._table_id = uuid.uuid4().hex, uuid.uuid4().hex
         cpus = hardware.allowed_cpus()
-        wide = {"style": {"description_width": "70px"}, "layout": widgets.Layout(width="330px")}
-        self.way = widgets.Dropdown(options=list(WAYS), value="sub-networks", description="way", **wide)
-        self.workers = widgets.IntSlider(
-            value=min(2, cpus),
-            min=1,
-            max=max(MOST_WORKERS, cpus),
-            description="workers",
-            continuous_update=False,
-            **wide,
+        self.controls = Controls(cpus)
+        self.message, self.task = widgets.HTML(), widgets.HTML()
+        self.chart = LiveChart(title="nothing has run yet", status=f"{cpus} CPUs")
+        self.earlier = widgets.SelectMultiple(
+            options=[], rows=6, description="runs", layout=widgets.Layout(width="100%", max_width="800px")
         )
-        self.subnets = widgets.IntSlider(
-            value=4, min=1, max=MOST_SUBNETS, description="N", continuous_update=False, **wide
-        )
-        self.epochs = widgets.IntSlider(
-            value=20, min=1, max=MOST_EPOCHS, description="epochs", continuous_update=False, **wide
-        )
-        self.run_button = widgets.Button(description="Run", button_style="primary", icon="play")
-        self.stop_button = widgets.Button(description="Stop", icon="stop", disabled=True)
-        self.message = widgets.HTML()
-        self.chart = LiveChart(title="nothing has run yet", status=f"{session.current_task.name} on {cpus} CPUs")
-        self.controls = (self.way, self.workers, self.subnets, self.epochs, self.run_button, self.stop_button)
-        self.box = widgets.VBox(
-            [
-                widgets.HBox([widgets.VBox([self.way, self.epochs]), widgets.VBox([self.workers, self.subnets])]),
-                widgets.HBox([self.run_button, self.stop_button]),
-                self.message,  # a line of its own: a long one would squeeze the buttons
-                self.chart,
-            ]
-        )
+        folded = widgets.Accordion(children=[self.earlier], titles=("runs of this notebook: choose one, or several",))
+        folded.selected_index = None
+        # The message has a line of its own: a long one would squeeze the buttons.
+        self.box = widgets.VBox([self.task, self.controls.box, self.message, self.chart, folded])
         self.box.add_class("cooptim-panel")
-        self.run_button.on_click(lambda button: self.start())
-        self.stop_button.on_click(lambda button: self.stop())
-        self.way.observe(lambda change: self._enable(), "value")
-        self.workers.observe(lambda change: self._warn(), "value")
-        self._enable()
-        self._warn()
+        self.controls.run.on_click(lambda button: self.start())
+        self.controls.stop.on_click(lambda button: self.stop())
+        self.controls.as_cell.on_click(lambda button: self.chart.insert(self.asked.line))
+        self.controls.observe(self._look)
+        self.earlier.observe(lambda change: self._show_earlier(), "value")
+        self._look()
+
+    @property
+    def asked(self) -> Asked:
+        """What the controls say."""
+        controls = self.controls
+        return Asked.of(controls.way.value, controls.values, self._session.found_plan)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its run goes on."""
+        return self._run is not None and not self._run.ended
 
     def open(self) -> None:
         """Show the panel, and under it the places of the figure and the table that a saved notebook keeps."""
         display(self.box)
-        for control in self.controls:
+        for control in (*self.controls.everything, self.earlier):
             answer_on_own_subshell(control)
         for place in (self._figure_id, self._table_id):
             display({"text/plain": ""}, display_id=place, raw=True)
         strip.watch.join()
         self._session.closing.append(self.close)
-        threading.Thread(target=self._show_machine, name="cooptim-panel-machine", daemon=True).start()
+        threading.Thread(target=self._keep_up, name="cooptim-panel-machine", daemon=True).start()
+        going_on = next((run for run in reversed(self._session.runs.values()) if not run.ended), None)
+        if going_on is not None:
+            with self._lock:
+                self._take_on(going_on)
 
     def close(self) -> None:
         """Let go of the sampler."""
@@ -112,26 +90,20 @@ class LabPanel:
             self._closed.set()
             strip.watch.leave()
 
-    def _show_machine(self) -> None:
-        """While nothing runs; while something does, the follower of that shows it."""
-        while not self._closed.wait(PERIOD_SECONDS):
-            if self._run is None or self._run.ended:
-                self.chart.show(machine=strip.shown())
-
     def start(self) -> None:
         """Run: what the controls say, on the notebook's current task."""
         with self._lock:
-            if self._run is not None and not self._run.ended:
+            if self.is_running:
                 return
             try:
-                self._run = run = self._launch()
+                run = self.asked.start(self._session.current_task)
             except LabError as error:
                 self._say(str(error))
                 return
             self._session.runs[run.id] = run
-        self._say("")
-        self._enable()
-        threading.Thread(target=self._follow, args=(run,), name=f"cooptim-panel-{run.id}", daemon=True).start()
+            if self.asked.way.command == "tune":
+                self._session.tunings.append((self._session.current_task.name, run))
+            self._take_on(run)
 
     def stop(self) -> None:
         """Stop: after the step it is in; once more interrupts, a third time ends the ranks."""
@@ -140,16 +112,11 @@ class LabPanel:
             run.stop()
             self._say("stopping" + ("" if run.stop_level == 1 else f", asked {run.stop_level} times"))
 
-    def _launch(self) -> Run[Any]:
-        kind, task = WAYS[self.way.value], self._session.current_task
-        asked = {"workers": self.workers.value, "subnets": self.subnets.value, "epochs": self.epochs.value}
-        if kind is Comparison:
-            return compare(task, **asked)
-        if kind is not Subnets:
-            del asked["subnets"]
-        if kind is Baseline:
-            del asked["workers"]
-        return ways.launch(task, make_spec(kind, asked))
+    def _take_on(self, run: Run[Any]) -> None:
+        self._run = run
+        self._say("")
+        self._enable()
+        threading.Thread(target=self._follow, args=(run,), name=f"cooptim-panel-{run.id}", daemon=True).start()
 
     def _follow(self, run: Run[Any]) -> None:
         """On a thread of its own: feed the chart until the run has ended, then leave figure and table below it.
@@ -169,17 +136,47 @@ class LabPanel:
         self._say(picture.reason or "; ".join(doubts) or f"run {run.id}: {run.state}")
         self._enable()
 
-    def _enable(self) -> None:
-        is_running = self._run is not None and not self._run.ended
-        kind = WAYS[self.way.value]
-        self.run_button.disabled, self.stop_button.disabled = is_running, not is_running
-        self.workers.disabled = kind is Baseline
-        self.subnets.disabled = kind not in (Subnets, Comparison)
+    def _keep_up(self) -> None:
+        """The task and the machine, while nothing runs; while something does, its follower shows the machine."""
+        while not self._closed.wait(PERIOD_SECONDS):
+            self._name_task()
+            if not self.is_running:
+                self.chart.show(machine=strip.shown())
 
-    def _warn(self) -> None:
-        cpus = shared_pool().cpus
-        more = self.workers.value > cpus
-        self._say(f"{self.workers.value} workers share {cpus} CPUs: do not expect a speedup" if more else "")
+    def _name_task(self) -> None:
+        said = f"trains <b>{escape(self._session.current_task.name)}</b>"
+        if self.task.value != said:
+            self.task.value = said
+            self._show_line()
+
+    def _show_line(self) -> None:
+        self.controls.line.value = f"<code>{escape(self.asked.line)}</code>"
+
+    def _show_earlier(self) -> None:
+        """Those that are chosen; while a run goes on, that has the chart."""
+        runs = [self._session.runs[id] for id in self.earlier.value if id in self._session.runs]
+        if self.is_running or not runs:
+            return
+        if len(runs) == 1:
+            Follower(runs[0], self.chart).refresh()
+        else:
+            shown = overlaid(runs)
+            self.chart.show(shown.pop("curves"), **shown)
+
+    def _enable(self) -> None:
+        self.controls.show_what_is_used(is_running=self.is_running)
+        chosen = self.earlier.value
+        self.earlier.options = names = names_of(self._session.runs)
+        self.earlier.value = tuple(id for _, id in names if id in chosen)
+
+    def _look(self) -> None:
+        """The controls say something else."""
+        self.controls.show_what_is_used(is_running=self.is_running)
+        self._name_task()
+        self._show_line()
+        cpus, workers = shared_pool().cpus, self.controls.workers
+        more = not workers.disabled and workers.value > cpus
+        self._say(f"{workers.value} workers share {cpus} CPUs: do not expect a speedup" if more else "")
 
     def _say(self, text: str) -> None:
         self.message.value = escape(text)

@@ -39,6 +39,7 @@ from cooptim_lab.runs.events import (
 from cooptim_lab.studies.rows import Row
 
 from .curves import Curve, axis_labels, cost_curves, loss_curves, speedup_curves
+from .pace import Pace
 from .racing import is_proof, proof_table, race_curves, race_line, race_table
 from .roofline import ceilings_line, ceilings_table, layers_table, roofline_curves
 from .tables import (
@@ -91,7 +92,7 @@ class Picture:
         self.phase = ""
         self.version = 0  # grows with every change: a viewer redraws when it has another
         self._began, self._last, self._budget = 0.0, 0.0, ""  # what a tuning may take, beside its seconds
-        self._done: dict[int | None, tuple[int, int]] = {}
+        self._pace = Pace()
         self._latest = 0.0  # epoch that was reported last
         self._lowest, self._highest = math.inf, -math.inf  # of all points, as they come: a long run has many
         self._points: dict[str, tuple[array[float], array[float]]] = defaultdict(lambda: (array("d"), array("d")))
@@ -125,7 +126,7 @@ class Picture:
                 self._lowest, self._highest = min([self._lowest, *finite]), max([self._highest, *finite])
                 self._latest = max((self._latest, *event.x[-1:]))
             case Progress():
-                self._done[event.rank] = (event.done, event.total)
+                self._pace.take(event)
             case Note():
                 said = self.notes if event.is_doubt else self.remarks
                 if event.text not in said:  # a run that goes on after a loss says some things again
@@ -206,8 +207,7 @@ class Picture:
         """The part that is done, by the rank that is furthest behind; None while unknown."""
         if self.state == "done":
             return 1.0
-        parts = [done / total for done, total in self._done.values() if total]
-        return min(parts) if parts else None
+        return self._pace.fraction
 
     @property
     def status(self) -> str:
@@ -215,7 +215,8 @@ class Picture:
         if self.state in ("waiting", "running"):
             now = self._last if self._clock is None else self._clock()
             seconds = duration(now - self._began) if self._began else ""
-            parts = (self.phase or "waiting for the ranks", self._where(), seconds + self._budget, self._age())
+            spent = f"{seconds}{self._budget or self._pace.left(now)}"
+            parts = (self.phase or "waiting for the ranks", self._where(), spent, self._age())
             return " · ".join(part for part in parts if part)
         return "" if self.state == "failed" else self._score()
 

@@ -14,9 +14,9 @@ from cooptim_magics.session import session
 from cooptim_magics.panel import LabPanel
 panel = LabPanel(session(get_ipython()))
 panel.open()
-panel.epochs.max = panel.epochs.value = 10_000_000
-panel.workers.value = 1
-print(panel.run_button.comm.comm_id, panel.stop_button.comm.comm_id, panel.message.comm.comm_id)
+panel.controls.epochs.max = panel.controls.epochs.value = 10_000_000
+panel.controls.workers.value = 1
+print(panel.controls.run.comm.comm_id, panel.controls.stop.comm.comm_id, panel.message.comm.comm_id)
 """
 BLOCK = """
 import pathlib, time
@@ -25,7 +25,7 @@ while not pathlib.Path({path!r}).exists():
     time.sleep(0.01)
 """
 AS_IPYKERNEL_HAS_IT = """
-for control in panel.controls:
+for control in panel.controls.everything:
     del control.comm._reply_subshell_for  # what the panel has put there
 """
 
@@ -81,7 +81,7 @@ def test_run_and_stop_while_a_cell_blocks(kernel, panel, blocked):
 
 def test_without_our_routing_it_would_not(kernel, panel, blocked):
     """ipykernel 7.4 by itself: the click waits for the cell, and this file's first test can fail."""
-    kernel.run("routes = hasattr(type(panel.stop_button.comm), '_reply_subshell_for')")
+    kernel.run("routes = hasattr(type(panel.controls.stop.comm), '_reply_subshell_for')")
     if kernel.evaluate("routes", panel.subshell) == "False":
         pytest.skip("this ipykernel does not route a control's messages")
     kernel.run(AS_IPYKERNEL_HAS_IT + "panel.start()")

@@ -53,9 +53,9 @@ def test_no_headline_anywhere(notebook, disturbed, command):
 def test_the_panel_says_it_too(notebook, disturbed):
     panel = LabPanel(session(notebook.shell))
     panel.open()
-    panel.way.value, panel.epochs.value = "compare all three", 1
-    panel.run_button.click()
-    assert wait_until(lambda: notebook.kept and not panel.run_button.disabled)
+    panel.controls.way.value, panel.controls.epochs.value = "compare all three", 1
+    panel.controls.run.click()
+    assert wait_until(lambda: notebook.kept and not panel.controls.run.disabled)
     assert f"busy: {BY_WHAT}" in panel.message.value
     assert "busy: not measured" in panel.chart.status
     assert "×" not in panel.chart.status + panel.message.value + repr(panel.chart.table)

@@ -120,12 +120,12 @@ class TestPanel:
         notebook.run(f"%%cooptim task\n{TASK}")
         panel = LabPanel(session(notebook.shell))
         panel.open()
-        panel.way.value = "as it is"
-        panel.epochs.value = panel.epochs.max
-        panel.run_button.click()
+        panel.controls.way.value = "as it is"
+        panel.controls.epochs.value = panel.controls.epochs.max
+        panel.controls.run.click()
         (run,) = session(notebook.shell).runs.values()
         assert run.join(PATIENCE_SECONDS)
-        assert wait_until(lambda: not panel.run_button.disabled)
+        assert wait_until(lambda: not panel.controls.run.disabled)
         assert panel.message.value.count(REASON) == 1
         assert (panel.chart.state, panel.chart.status) == ("failed", "")
         # Seen only where the panel is not: in the saved notebook.
@@ -135,5 +135,6 @@ class TestPanel:
     def test_a_long_message_leaves_the_buttons_their_room(self, notebook):
         panel = LabPanel(session(notebook.shell))
         assert panel.message in panel.box.children
-        (row,) = (each for each in panel.box.children if panel.run_button in getattr(each, "children", ()))
-        assert row.children == (panel.run_button, panel.stop_button)
+        controls = panel.controls
+        (row,) = (each for each in controls.box.children if controls.run in getattr(each, "children", ()))
+        assert row.children == (controls.run, controls.stop, controls.as_cell)

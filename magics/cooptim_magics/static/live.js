@@ -3,6 +3,7 @@
 
 const COLOURS = 6; // --cooptim-c0 … c5 in live.css
 const SILENCE = 60; // seconds without an update after which a running view says so
+const ANSWERED = 8; // seconds that an answer of the page stands
 const LEFTOVER = "the kernel that ran this is gone: run the cell again, or draw the run with %cooptim show";
 const SUPERSCRIPT = "⁰¹²³⁴⁵⁶⁷⁸⁹";
 
@@ -235,6 +236,20 @@ function kernelLives(model) {
   }
 }
 
+/** Put a line into a new cell below the one that shows `el`; false where this front end has no such notebook. */
+function insertBelow(model, el, line) {
+  try {
+    const notebook = model.widget_manager.context.model.sharedModel;
+    const all = [...el.closest(".jp-Notebook").querySelectorAll(".jp-Cell")];
+    const place = all.indexOf(el.closest(".jp-Cell"));
+    if (place < 0) return false;
+    notebook.insertCell(place + 1, { cell_type: "code", source: line, metadata: {}, outputs: [], execution_count: null });
+    return true;
+  } catch {
+    return false; // another front end, or a notebook that is being closed
+  }
+}
+
 function render({ model, el }) {
   const root = make("div", "cooptim-live", el);
   const head = make("div", "cooptim-live__head", root);
@@ -258,6 +273,7 @@ function render({ model, el }) {
   let gone = false;
   let heard = Date.now();
   let frame = 0;
+  let answer = ""; // to what was asked of the page
   const drawn = {}; // what legend and table were built from: they are rebuilt only when that changes
 
   function setText(node, value) {
@@ -326,7 +342,7 @@ function render({ model, el }) {
     else if (state === "running" && silent >= SILENCE) {
       const since = silent < 120 ? `${silent} s` : `${Math.floor(silent / 60)} min`;
       setText(notice, `no update for ${since}; if the kernel is gone, run the cell again, or %cooptim show`);
-    } else setText(notice, "");
+    } else setText(notice, answer);
     root.dataset.cooptimState = state;
     root.dataset.cooptimKernel = gone ? "gone" : "there";
   }
@@ -365,10 +381,22 @@ function render({ model, el }) {
     if (gone) showMachine(null);
   }
 
+  async function take({ insert }) {
+    if (!insert) return;
+    if (insertBelow(model, el, insert)) answer = "it stands in a new cell below";
+    else {
+      const copied = await navigator.clipboard?.writeText(insert).then(() => true, () => false);
+      answer = copied ? `copied: ${insert}` : `write into a cell: ${insert}`;
+    }
+    drawStatus();
+    setTimeout(() => (answer = ""), 1000 * ANSWERED);
+  }
+
   const observer = new ResizeObserver(schedule);
   observer.observe(root);
   model.on("change", update);
   model.on("comm_live_update", watch);
+  model.on("msg:custom", take);
   const timer = setInterval(watch, 1000);
   redraw();
   watch();
@@ -378,6 +406,7 @@ function render({ model, el }) {
     observer.disconnect();
     model.off("change", update);
     model.off("comm_live_update", watch);
+    model.off("msg:custom", take);
   };
 }
 
