@@ -5,7 +5,7 @@ Knows where the limits are written, not what follows from them: that is for `cpu
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -14,9 +14,12 @@ from .readings import ROOT, least, number, text
 _NO_LIMIT = 1 << 60  # bytes; cgroup v1 writes "no limit" as 2**63 rounded down to a page
 
 
-def quota(root: Path) -> float | None:
-    """CPUs' worth of time per period that the tightest of this process's cgroups allows; None where none limits it."""
-    return least(*(_group_quota(group) for group in _groups(root, "cpu")))
+def quota(root: Path, groups: Iterable[Path] | None = None) -> float | None:
+    """CPUs' worth of time per period that the tightest of this process's cgroups allows; None where none limits it.
+
+    `groups`, here as below, are what `find_groups` has found before: whoever asks twice a second need not look again.
+    """
+    return least(*(_group_quota(group) for group in groups or find_groups(root, "cpu")))
 
 
 def _group_quota(group: Path) -> float | None:
@@ -39,9 +42,10 @@ class Throttling:
     """For how long its processes stood still then, over all CPUs."""
 
 
-def throttling(root: Path) -> Throttling | None:
+def throttling(root: Path, groups: Iterable[Path] | None = None) -> Throttling | None:
     """Of the one of this process's cgroups that was throttled longest; None where nobody counts."""
-    every = [found for group in _groups(root, "cpu") if (found := _group_throttling(group)) is not None]
+    groups = groups or find_groups(root, "cpu")
+    every = [found for group in groups if (found := _group_throttling(group)) is not None]
     return max(every, key=lambda one: one.seconds, default=None)
 
 
@@ -61,9 +65,9 @@ def _group_throttling(group: Path) -> Throttling | None:
     return Throttling(periods, throttled, (v2 or 0) / 1e6 if v1 is None else v1 / 1e9)
 
 
-def memory_limits(root: Path) -> Iterator[tuple[int, int]]:
+def memory_limits(root: Path, groups: Iterable[Path] | None = None) -> Iterator[tuple[int, int]]:
     """(limit, used) in bytes of each of this process's cgroups that has a limit."""
-    for group in _groups(root, "memory"):
+    for group in groups or find_groups(root, "memory"):
         limit = number(text(group / "memory.max") or text(group / "memory.limit_in_bytes"))
         if limit is not None and limit < _NO_LIMIT:
             yield limit, _group_memory_used(group)
@@ -83,7 +87,7 @@ def _group_memory_used(group: Path) -> int:
 
 def oom_kills(root: Path = ROOT) -> int | None:
     """How many processes of this process's cgroup were ended for want of memory so far; None where nobody counts."""
-    for group in _groups(root, "memory"):
+    for group in find_groups(root, "memory"):
         told = text(group / "memory.events") or text(group / "memory.oom_control") or ""
         for line in told.splitlines():
             name, _, count = line.partition(" ")
@@ -92,7 +96,7 @@ def oom_kills(root: Path = ROOT) -> int | None:
     return None
 
 
-def _groups(root: Path, controller: str) -> Iterator[Path]:
+def find_groups(root: Path, controller: str) -> Iterator[Path]:
     """The folders of this process's cgroups for `controller`, each followed by its ancestors, whose limits hold too."""
     paths = _own_groups(root)
     for controllers, top, mount in _hierarchies(root):

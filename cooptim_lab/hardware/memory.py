@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from .cgroups import memory_limits
 from .readings import KIB, ROOT, least, number, text
 
 
-def find_memory(root: Path) -> tuple[int | None, int | None, int | None]:
-    """(total, limit, available) bytes: the host's, the tightest of the cgroups', and what both leave now."""
+def find_memory(root: Path, groups: Iterable[Path] | None = None) -> tuple[int | None, int | None, int | None]:
+    """(total, limit, available) bytes: the host's, the tightest of the cgroups', and what both leave now.
+
+    `groups`: see `cgroups`.
+    """
     total, available = _host_memory(root)
-    limits = list(memory_limits(root))
+    limits = list(memory_limits(root, groups))
     left = (max(0, limit - used) for limit, used in limits)
     return total, least(*(limit for limit, _ in limits)), least(available, *left)
 

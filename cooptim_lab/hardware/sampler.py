@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .cgroups import Throttling, quota, share_throttled, throttling
+from .cgroups import Throttling, find_groups, quota, share_throttled, throttling
 from .cpus import affinity
 from .gpus import GpuLoad, GpuMeter
 from .load import each_cpu
@@ -80,7 +80,7 @@ class _Reading:
 
 
 class Sampler:
-    """Takes samples; the first `take` is about the time since it was made.
+    """Takes samples; the first `take` is about the time since it was made, and all are of the cgroups found then.
 
     Parameters
     ----------
@@ -93,19 +93,20 @@ class Sampler:
     def __init__(self, ranks: Callable[[], Mapping[int, int]] = dict, root: Path = ROOT) -> None:
         self._ranks, self._root = ranks, root
         self._gpus = GpuMeter()
+        self._cpu_groups, self._memory_groups = (tuple(find_groups(root, name)) for name in ("cpu", "memory"))
         self._before = self._read()
 
     def take(self) -> Sample:
         """What happened since the last time."""
         before, self._before = self._before, self._read()
         now, seconds = self._before, self._before.at - before.at
-        total, limit, available = find_memory(self._root)
+        total, limit, available = find_memory(self._root, self._memory_groups)
         most = least(total, limit)
         return Sample(
             at=time.time(),
             seconds=seconds,
             cores=tuple(_cores(before.cpus, now.cpus, seconds)),
-            quota=quota(self._root),
+            quota=quota(self._root, self._cpu_groups),
             throttled=None if now.throttled is None else share_throttled(before.throttled, now.throttled),
             memory=None if most is None or available is None else max(0, most - available),
             memory_limit=most,
@@ -118,7 +119,7 @@ class Sampler:
         self._gpus.close()
 
     def _read(self) -> _Reading:
-        return _Reading(time.monotonic(), each_cpu(self._root, affinity()), throttling(self._root))
+        return _Reading(time.monotonic(), each_cpu(self._root, affinity()), throttling(self._root, self._cpu_groups))
 
     def _where_ranks_run(self) -> dict[int, int]:
         found = {}

@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike
 
 from .curves import Curve
 
-STATES = ("waiting", "running", "done", "stopped", "failed")
+STATES = ("idle", "waiting", "running", "done", "stopped", "failed")
 _STATIC = Path(__file__).parent / "static"
 
 

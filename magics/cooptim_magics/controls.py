@@ -19,7 +19,6 @@ from .grammar import from_spec
 
 MOST_WORKERS, MOST_SUBNETS, MOST_EPOCHS = 8, 64, 200
 MOST_BATCH, MOST_SEED, MOST_REPEATS, MOST_SECONDS = 65536, 10**6, 99, 3600
-WIDE = {"style": {"description_width": "70px"}, "layout": widgets.Layout(width="330px", max_width="100%")}
 
 
 def answer_on_own_subshell(widget: widgets.Widget) -> None:
@@ -42,7 +41,7 @@ class Controls:
     """
 
     def __init__(self, cpus: int) -> None:
-        self.way = widgets.Dropdown(options=list(WAYS), value="sub-networks", description="way", **WIDE)
+        self.way = widgets.Dropdown(options=list(WAYS), value="sub-networks", description="way", **_wide())
         self.workers = _slider("workers", min(2, cpus), max(MOST_WORKERS, cpus))
         self.subnets = _slider("N", 4, MOST_SUBNETS)
         self.epochs = _slider("epochs", 20, MOST_EPOCHS)
@@ -103,20 +102,25 @@ class Controls:
             control.layout.display = None if name in takes else "none"
 
 
+def _wide() -> dict[str, Any]:
+    """A layout of its own for each: what hides one would hide all that share it."""
+    return {"style": {"description_width": "70px"}, "layout": widgets.Layout(width="330px", max_width="100%")}
+
+
 def _slider(label: str, value: int, most: int) -> widgets.IntSlider:
-    made = widgets.IntSlider(value=value, min=1, max=most, description=label, continuous_update=False, **WIDE)
+    made = widgets.IntSlider(value=value, min=1, max=most, description=label, continuous_update=False, **_wide())
     made.tooltip = label  # what a screen reader reads; ipywidgets writes "null" without
     return made
 
 
 def _number(label: str, value: int, most: int, least: int = 1) -> widgets.BoundedIntText:
-    return widgets.BoundedIntText(value=value, min=least, max=most, description=label, tooltip=label, **WIDE)
+    return widgets.BoundedIntText(value=value, min=least, max=most, description=label, tooltip=label, **_wide())
 
 
 def _choice(spec: Any, name: str) -> widgets.Dropdown:
     option = next(each for each in from_spec(spec) if each.name == name)
     return widgets.Dropdown(
-        options=list(option.choices), value=option.default, description=name, tooltip=option.help, **WIDE
+        options=list(option.choices), value=option.default, description=name, tooltip=option.help, **_wide()
     )
 
 

@@ -42,7 +42,7 @@ class LabPanel:
         cpus = hardware.allowed_cpus()
         self.controls = Controls(cpus)
         self.message, self.task = widgets.HTML(), widgets.HTML()
-        self.chart = LiveChart(title="nothing has run yet", status=f"{cpus} CPUs")
+        self.chart = LiveChart(title="nothing has run yet", status=f"{cpus} CPUs", state="idle")
         self.earlier = widgets.SelectMultiple(
             options=[], rows=6, description="runs", layout=widgets.Layout(width="100%", max_width="800px")
         )

@@ -216,7 +216,8 @@ class Picture:
             now = self._last if self._clock is None else self._clock()
             seconds = duration(now - self._began) if self._began else ""
             spent = f"{seconds}{self._budget or self._pace.left(now)}"
-            parts = (self.phase or "waiting for the ranks", self._where(), spent, self._age())
+            doing = "" if self.phase == self.state else self.phase or "waiting for the ranks"
+            parts = (doing, self._where(), spent, self._age())
             return " · ".join(part for part in parts if part)
         return "" if self.state == "failed" else self._score()
 

@@ -41,7 +41,7 @@ function* rows({ values, columns, count }) {
 }
 
 function isOver(state) {
-  return state !== "waiting" && state !== "running";
+  return !["idle", "waiting", "running"].includes(state);
 }
 
 /** The last row with a point in it, or null. */
@@ -335,7 +335,7 @@ function render({ model, el }) {
     else progress.setAttribute("aria-valuenow", Math.round(100 * Math.min(1, Math.max(0, fraction))));
     bar.style.width = fraction === null ? "" : `${progress.getAttribute("aria-valuenow")}%`;
     root.style.setProperty("--cooptim-state", left ? "var(--cooptim-muted)" : `var(--cooptim-${state})`);
-    word.hidden = left;
+    word.hidden = left || state === "idle";
     setText(word, state);
     setText(text, model.get("status"));
     if (gone) setText(notice, LEFTOVER);
