@@ -2,10 +2,12 @@
 
 It draws what it is given and must not know what a run, an event or a rank is: `view.py` feeds it.
 
-What travels: `points` is one little-endian float32 buffer that holds the curves one after another, each row by row.
-`curves` says how to read it: `{"name", "kind", "columns", "count"}`, where `columns` is 2 (x, y) or 4 (x, y, lo, hi)
-and `count` the number of rows; "label", where there is one, is what stands beside the last. Colours go by order of
-appearance; curves of one name share a colour and a legend entry.
+What travels: `points` is one little-endian buffer that holds the curves one after another, each row by row. `curves`
+says how to read it: `{"name", "kind", "columns", "count"}`, where `columns` is 2 (x, y) or 4 (x, y, lo, hi) float32 and
+`count` the number of rows. Where there is a "span" [first, last, lowest, highest], a row is two uint16, x and y on
+65,534 steps from one end to the other, 65,535 being a gap; with "log" the latter two are decimal logarithms of y.
+"label", where there is one, is what stands beside the last row, "why" beside each. Colours go by
+order of appearance; curves of one name share a colour and a legend entry.
 float32 holds whole numbers up to 2**24, so x counts from the start of a run (steps, seconds), never from the epoch.
 """
 
@@ -19,7 +21,7 @@ import anywidget
 import traitlets
 from numpy.typing import ArrayLike
 
-from .curves import Curve
+from .curves import Curve, pack_all
 
 STATES = ("idle", "waiting", "running", "done", "stopped", "failed")
 _STATIC = Path(__file__).parent / "static"
@@ -66,9 +68,7 @@ class LiveChart(anywidget.AnyWidget):
         if isinstance(curves, Mapping):
             curves = [Curve(name, x, y) for name, (x, y) in curves.items()]
         if curves is not None:
-            packed = [curve.pack() for curve in curves]
-            traits["curves"] = [entry for entry, _ in packed]
-            traits["points"] = b"".join(part for _, part in packed)
+            traits["curves"], traits["points"] = pack_all(list(curves))
         with self.hold_sync():
             for name, value in traits.items():
                 if getattr(self, name) != value:  # checking a value costs more than looking whether it is another

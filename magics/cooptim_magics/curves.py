@@ -17,6 +17,12 @@ from cooptim_lab.costs.formulas import CostRow
 from cooptim_lab.studies.rows import Row
 
 MOST_POINTS = 600  # per curve: about one for each pixel column of the plot; more could not be seen
+MOST_TOGETHER, FEWEST_POINTS = 1200, 60
+"""Points of all curves of a live view, which share them: of many curves each needs fewer. At four bytes some 5 KB."""
+GAP, STEPS = 65535, 65534
+"""Of a number in 16 bits: what is not finite, and on how many steps of its span the others lie."""
+DECADE = 10.0
+"""A positive curve that spans more is put on steps of its logarithm, so that the small values keep their figures."""
 HELD_OUT, TRAINING = "held-out loss", "training loss"
 SMOOTHED = 50
 """A loss of single steps is shown as the mean of the last so manieth part of them, the raw one faint behind it."""
@@ -74,8 +80,8 @@ class Curve:
     label: str = ""
     why: str = ""
 
-    def pack(self) -> tuple[dict[str, Any], bytes]:
-        """This curve's entry in `curves` and its part of `points`.
+    def pack(self, most: int = MOST_POINTS) -> tuple[dict[str, Any], bytes]:
+        """This curve's entry in `curves` and its part of `points`: of `most` points at the most.
 
         Raises ValueError for an unknown kind, for columns of unequal length, or for only one of `lo` and `hi`.
         """
@@ -88,15 +94,48 @@ class Curve:
         shapes = {column.shape for column in columns}
         if len(shapes) != 1 or columns[0].ndim != 1:
             raise ValueError(f"curve {self.name!r}: columns must be flat and of one length, not {sorted(shapes)}")
-        keep = thin(columns[1])
-        with np.errstate(over="ignore"):  # a loss of 1e39 becomes infinite, which is drawn as a gap
-            rows = np.stack([column[keep] for column in columns], axis=1).astype("<f4")
-        entry = {"name": self.name, "kind": self.kind, "columns": len(columns), "count": len(rows)}
+        keep = thin(columns[1], most)
+        columns = [column[keep] for column in columns]
+        entry: dict[str, Any] = {"name": self.name, "kind": self.kind, "columns": len(columns), "count": len(keep)}
+        if self.kind in ("line", "faint") and len(keep) and np.isfinite(columns[0]).all():
+            packed, entry["span"], entry["log"] = _on_steps(*columns)
+        else:
+            with np.errstate(over="ignore"):  # a loss of 1e39 becomes infinite, which is drawn as a gap
+                packed = np.stack(columns, axis=1).astype("<f4")
         if self.label:
             entry["label"] = self.label
         if self.why:
             entry["why"] = self.why
-        return entry, rows.tobytes()
+        return entry, packed.tobytes()
+
+
+def _on_steps(x: NDArray, y: NDArray) -> tuple[NDArray, list[float], bool]:
+    """Rows of x and y in 16 bits each, [first, last, lowest, highest], and whether the latter two are logarithms.
+
+    Half precision was weighed: of a loss that stands at 2.3 it makes stairs.
+    """
+    finite = np.isfinite(y)
+    known = y[finite]
+    is_log = bool(len(known) and known.min() > 0 and known.max() > DECADE * known.min())
+    values = np.log10(y, where=finite, out=np.zeros_like(y)) if is_log else y
+    known = values[finite]
+    span = [float(x.min()), float(x.max()), *((float(known.min()), float(known.max())) if len(known) else (0.0, 0.0))]
+    rows = np.empty((len(x), 2), dtype="<u2")
+    rows[:, 0] = _step(x, span[0], span[1])
+    rows[:, 1] = GAP
+    rows[finite, 1] = _step(known, span[2], span[3])
+    return rows, span, is_log
+
+
+def _step(values: NDArray, low: float, high: float) -> NDArray:
+    return np.rint((values - low) * (STEPS / (high - low or 1.0)))
+
+
+def pack_all(curves: Sequence[Curve]) -> tuple[list[dict[str, Any]], bytes]:
+    """All that a live view shows, as it is sent."""
+    most = min(MOST_POINTS, max(FEWEST_POINTS, MOST_TOGETHER // max(1, len(curves))))
+    packed = [curve.pack(most) for curve in curves]
+    return [entry for entry, _ in packed], b"".join(part for _, part in packed)
 
 
 def loss_curves(points: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> list[Curve]:

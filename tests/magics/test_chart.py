@@ -21,12 +21,21 @@ def chart():
 
 def decode(chart: LiveChart) -> dict[str, np.ndarray]:
     """Reads `points` the way live.js does: name to an array of shape (count, columns)."""
-    values, at, found = np.frombuffer(chart.points, dtype="<f4"), 0, {}
+    at, found = 0, {}
     for curve in chart.curves:
-        size = curve["count"] * curve["columns"]
-        found[curve["name"]] = values[at : at + size].reshape(curve["count"], curve["columns"])
-        at += size
-    assert at == len(values), "points holds something that no curve lays claim to"
+        shape = (curve["count"], curve["columns"])
+        if "span" in curve:
+            steps = np.frombuffer(chart.points, "<u2", 2 * curve["count"], at).reshape(-1, 2)
+            first, last, low, high = curve["span"]
+            x, y = first + steps[:, 0] / 65534 * (last - first), low + steps[:, 1] / 65534 * (high - low)
+            y = np.where(steps[:, 1] == 65535, np.nan, 10**y if curve["log"] else y)
+            with np.errstate(over="ignore"):
+                found[curve["name"]] = np.stack([x, y], axis=1).astype("f4")  # as live.js keeps them
+            at += 4 * curve["count"]
+        else:
+            found[curve["name"]] = np.frombuffer(chart.points, "<f4", shape[0] * shape[1], at).reshape(shape)
+            at += 4 * shape[0] * shape[1]
+    assert at == len(chart.points), "points holds something that no curve lays claim to"
     return found
 
 
@@ -46,11 +55,47 @@ def test_curves_survive_the_round_trip(chart):
         ]
     )
     found = decode(chart)
-    assert found["loss"].tolist() == [[0, 2.5], [1, 1.25], [2, 0.5]]
+    np.testing.assert_allclose(found["loss"], [[0, 2.5], [1, 1.25], [2, 0.5]], atol=1e-4)
     np.testing.assert_allclose(found["measured"], [[1, 1, 0.9, 1.1], [2, 1.75, 1.5, 2]], rtol=1e-7)
     assert found["ideal"].tolist() == [[1, 1], [2, 2]]
     assert found["nothing yet"].shape == (0, 2)
     assert [curve["kind"] for curve in chart.curves] == ["line", "marker", "ideal", "faint"]
+
+
+@pytest.mark.parametrize(
+    "y",
+    [
+        2.3 + 1e-4 * np.sin(np.arange(200)),  # a plateau keeps its shape
+        np.geomspace(1e-7, 1e3, 200),  # small values keep their figures
+        np.linspace(-5, 5, 200),
+        np.full(200, 0.7),
+        np.where(np.arange(200) % 50 == 7, np.inf, np.geomspace(1, 1e6, 200)),
+        np.full(200, np.nan),
+    ],
+)
+def test_an_eye_could_not_tell_what_is_sent_from_what_is(chart, y):
+    x = np.linspace(3.0, 17.0, 200)
+    chart.show([Curve("loss", x, y)])
+    sent = decode(chart)["loss"]
+    finite = np.isfinite(y)
+    assert (np.isfinite(sent[:, 1]) == finite).all()
+    np.testing.assert_allclose(sent[:, 0], x, atol=14 / 65534)
+    if finite.any():
+        known, kept = y[finite], sent[finite, 1]
+        pixel = 1e-3  # a third of one, of a plot of 330
+        assert (np.abs(kept - known) <= pixel * (np.ptp(known) or 1.0)).all()
+        if known.min() > 0:
+            decades = np.log10(known.max() / known.min()) or 1.0
+            assert (np.abs(np.log10(kept / known)) <= pixel * max(decades, 1e-4)).all()
+
+
+def test_many_curves_share_the_points_and_keep_their_extremes(chart):
+    y = np.random.default_rng(0).normal(size=(8, 1000))
+    chart.show([Curve(f"c{place}", np.arange(1000), each) for place, each in enumerate(y)])
+    assert len(chart.points) <= 6000
+    for place, each in enumerate(y):
+        sent = decode(chart)[f"c{place}"][:, 1]
+        np.testing.assert_allclose([sent.min(), sent.max()], [each.min(), each.max()], atol=1e-4)
 
 
 def test_a_mapping_is_drawn_as_lines(chart):
@@ -70,7 +115,7 @@ def test_show_is_one_message(chart):
     assert len(chart.sent) == 1
     data, buffers = chart.sent[0]
     assert data["method"] == "update"
-    assert data["buffer_paths"] == [["points"]] and len(buffers[0]) == 2 * 300 * 2 * 4
+    assert data["buffer_paths"] == [["points"]] and len(buffers[0]) == 2 * 300 * 4
     assert set(data["state"]) == {"curves", "title", "state", "fraction", "status"}
 
 

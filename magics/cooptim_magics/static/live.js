@@ -22,14 +22,30 @@ function draw(tag, attributes, parent, text) {
   return node;
 }
 
+const [GAP, STEPS] = [65535, 65534]; // of a number in 16 bits, see chart.py
+
+/** A curve's rows as float32, one after another, from where they start in the buffer. */
+function unpack(raw, at, { columns, count, span, log }) {
+  const values = new Float32Array(count * columns);
+  for (let i = 0; i < count; i++) {
+    if (span) {
+      const [x, y] = [raw.getUint16(at + 4 * i, true), raw.getUint16(at + 4 * i + 2, true)];
+      const height = span[2] + (y / STEPS) * (span[3] - span[2]);
+      values[2 * i] = span[0] + (x / STEPS) * (span[1] - span[0]);
+      values[2 * i + 1] = y === GAP ? NaN : log ? 10 ** height : height;
+    } else for (let k = 0; k < columns; k++) values[i * columns + k] = raw.getFloat32(at + 4 * (i * columns + k), true);
+  }
+  return values;
+}
+
 /** The curves as sent, each with its rows: [{name, kind, columns, count, values: Float32Array, colour}]. */
 function decode(model) {
-  const raw = model.get("points"); // a DataView that may start anywhere in a larger buffer: copy, to be aligned
-  const values = new Float32Array(raw?.byteLength ? raw.buffer.slice(raw.byteOffset, raw.byteOffset + raw.byteLength) : 0);
+  const raw = model.get("points"); // a DataView that may start anywhere in a larger buffer
   const slots = new Map();
   let start = 0;
   return (model.get("curves") ?? []).map((curve) => {
-    const own = values.subarray(start, (start += curve.count * curve.columns));
+    const own = unpack(raw, start, curve);
+    start += 4 * curve.count * (curve.span ? 1 : curve.columns);
     if (curve.kind === "ideal" || curve.kind === "hollow") return { ...curve, values: own, colour: "var(--cooptim-muted)" };
     if (!slots.has(curve.name)) slots.set(curve.name, slots.size);
     return { ...curve, values: own, colour: `var(--cooptim-c${slots.get(curve.name) % COLOURS})` };
