@@ -16,6 +16,9 @@ class Panel:
         self.live = output.locator(".cooptim-live")
         self.run = output.get_by_role("button", name="Run")
         self.stop = output.get_by_role("button", name="Stop")
+        self.as_cell = output.get_by_role("button", name="As a cell")
+        self.way = output.get_by_role("combobox").first
+        self.runs = output.get_by_role("listbox")
 
     def slide(self, label: str, *keys: str) -> str:
         """Press keys on the slider of this label; what its readout says then."""
@@ -28,6 +31,10 @@ class Panel:
         """Press keys until the slider's readout says a value."""
         said = int(self.slide(label, "Home"))
         assert self.slide(label, *["ArrowRight"] * (value - said)) == str(value)
+
+    def unfold(self, title: str) -> None:
+        """Open what is folded under a title."""
+        self.output.get_by_text(title).click()
 
     def expect_state(self, state: str) -> None:
         expect(self.live).to_have_attribute("data-cooptim-state", state, timeout=PATIENCE)

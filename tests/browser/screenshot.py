@@ -33,7 +33,7 @@ def take(picture: Path, place: Path, executable: str) -> None:
         for index in range(3):
             notebook.run(index)
         panel = Panel(notebook.output(2))
-        panel.output.get_by_role("combobox").select_option("compare all three")
+        panel.way.select_option("compare all three")
         panel.set("workers", WORKERS)
         panel.set("N", SUBNETS)
         panel.set("epochs", EPOCHS)

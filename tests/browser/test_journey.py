@@ -11,11 +11,11 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from tests.browser.lab import PATIENCE, Lab, NotebookPage, chromium, find_chromium
 from tests.browser.panel import Panel
-from tests.support import wait_until
+from tests.support import ROOT, wait_until
 
 pytestmark = [pytest.mark.browser, pytest.mark.mpi, pytest.mark.timeout(300)]
 
@@ -33,6 +33,9 @@ BLOCK = """import time
 print("blocking", flush=True)
 for _ in range(6000):
     time.sleep(0.1)"""
+TINY = TASK.replace("20_000", "400") + "\nname = 'a tiny one'"
+SCREENS = ROOT / "build" / "screens"
+"""Where pictures of each state are left, to be looked at."""
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -69,6 +72,11 @@ def open_panel(page: Page, lab: Lab, name: str, *more: str) -> tuple[NotebookPag
     return notebook, panel
 
 
+def shoot(place: Locator, name: str) -> None:
+    SCREENS.mkdir(parents=True, exist_ok=True)
+    place.screenshot(path=SCREENS / f"{name}.png")
+
+
 def pngs(path: Path, cell: int) -> list[bytes]:
     """The images that a saved notebook holds under a cell."""
     outputs = nbformat.read(path, as_version=4).cells[cell].outputs
@@ -85,6 +93,8 @@ def test_sliders_run_stop_save_reopen(lab: Lab, page: Page, nothing_left: Callab
     panel.run.click()
     panel.expect_state("running")
     panel.expect_more_points(3)
+    expect(panel.live.locator(".cooptim-strip")).to_be_visible()
+    shoot(notebook.output(2), "panel, running")
     assert nothing_left() < lab.processes(), "the ranks are among what is looked for at the end"
     expect(panel.run).to_be_disabled()
 
@@ -92,6 +102,7 @@ def test_sliders_run_stop_save_reopen(lab: Lab, page: Page, nothing_left: Callab
     panel.expect_state("stopped")
     expect(panel.run).to_be_enabled(timeout=PATIENCE)
     expect(panel.output).to_contain_text("stopped")
+    shoot(notebook.output(2), "panel, stopped")
     notebook.output(2).locator("img").wait_for(state="attached")
     notebook.save()
     (figure,) = pngs(lab.folder / "panel.ipynb", cell=2)
@@ -143,8 +154,64 @@ def test_stop_while_a_cell_blocks_then_refresh_then_restart(
     page.get_by_role("dialog").locator(".jp-mod-accept").click()
     expect(panel.live).to_have_attribute("data-cooptim-kernel", "gone", timeout=PATIENCE)
     expect(panel.live).to_contain_text("kernel")
+    shoot(notebook.output(2), "panel, dead kernel")
     assert wait_until(lambda: len(lab.processes()) == 2), "the server and the new kernel, no rank"
 
     notebook.wait_for_kernel()
+    notebook.command("kernelmenu:shutdown")
+    assert wait_until(lambda: lab.processes() == {lab.pid})
+
+
+def test_another_task_options_a_cell_and_earlier_runs(
+    lab: Lab, page: Page, nothing_left: Callable[[], set[int]]
+) -> None:
+    notebook, panel = open_panel(page, lab, "more.ipynb", TINY, "%cooptim hardware", "%cooptim hardware --live")
+    expect(panel.live.locator(".cooptim-strip")).to_be_visible(timeout=PATIENCE)
+    shoot(notebook.output(2), "panel, idle")
+    notebook.run(3)
+    expect(panel.output).to_contain_text("trains a tiny one", timeout=PATIENCE)
+
+    panel.way.select_option("sharded, central server")
+    panel.set("epochs", 3)
+    panel.unfold("more options")
+    panel.output.get_by_role("combobox").nth(1).select_option("ordered")
+    expect(panel.output).to_contain_text("--aggregate ordered", timeout=PATIENCE)
+    shoot(notebook.output(2), "panel, options")
+    for _ in range(2):
+        panel.run.click()
+        panel.expect_state("done")
+        expect(panel.run).to_be_enabled(timeout=PATIENCE)
+    assert nothing_left()
+
+    panel.as_cell.click()
+    expect(notebook.cell(3)).to_contain_text(
+        "%cooptim sharded --aggregate ordered --workers 2 --epochs 3", timeout=PATIENCE
+    )
+    notebook.run(3)
+    expect(notebook.output(3)).to_contain_text("held-out accuracy", timeout=PATIENCE)
+    shoot(notebook.output(3), "a run, done")
+
+    panel.unfold("runs of this notebook")
+    expect(panel.runs.locator("option")).to_have_count(2, timeout=PATIENCE)
+    panel.runs.select_option(index=[0, 1])
+    expect(panel.live).to_contain_text("2 runs", timeout=PATIENCE)
+    expect(panel.live).to_have_attribute("data-cooptim-curves", "2")
+    shoot(notebook.output(2), "panel, two runs")
+
+    notebook.run(5)
+    expect(notebook.output(5)).to_contain_text("you may use")
+    shoot(notebook.output(5), "hardware")
+    notebook.run(6)
+    expect(notebook.output(6).locator(".cooptim-strip")).to_be_visible(timeout=PATIENCE)
+    shoot(notebook.output(6), "hardware, live")
+
+    notebook.command("apputils:change-theme", theme="JupyterLab Dark")
+    page.wait_for_function("() => document.body.dataset.jpThemeLight === 'false'")
+    shoot(notebook.output(2), "panel, dark")
+    page.set_viewport_size({"width": 640, "height": 1200})  # of which the file browser takes a part
+    shoot(notebook.output(2), "panel, narrow")
+    box, room = panel.live.bounding_box(), notebook.output(2).bounding_box()
+    assert box and room and box["x"] + box["width"] <= room["x"] + room["width"] + 1, "wider than the page"
+
     notebook.command("kernelmenu:shutdown")
     assert wait_until(lambda: lab.processes() == {lab.pid})
