@@ -21,7 +21,7 @@ MOMENTS = (80, 72, 67)  # per cent of the whole that are done: the last third ha
 PROGRESS = ".cooptim-live [role=progressbar]"
 MOST = 600_000  # milliseconds for it all
 MARGIN = 4  # around the panel, where the page is white; none below, where more text follows
-VIEW = {"width": 1120, "height": 1000}
+VIEW = {"width": 1120, "height": 1200}
 
 
 def take(picture: Path, place: Path, executable: str) -> None:
