@@ -75,7 +75,7 @@ class Picture:
         self.title, self._clock = title, clock
         self.kind = ""
         self.state = "waiting"
-        self.workers = 1
+        self.options: Mapping[str, Any] = {}
         self.notes: list[str] = []
         self.remarks: list[str] = []  # how it was done, where that takes nothing away from it
         self.output: list[Output] = []
@@ -114,7 +114,7 @@ class Picture:
     def _take(self, event: Event) -> None:
         match event:
             case Started():
-                self.kind, self.workers, self._began = event.way, event.workers, event.time
+                self.kind, self.options, self._began = event.way, event.options, event.time
                 self._budget = f", budget {event.options['budget']:g} s" if "budget" in event.options else ""
             case Phase():
                 self.phase, self.state, self._latest = event.text, "running", 0.0
@@ -214,8 +214,7 @@ class Picture:
         """One line: what it is doing, how far it is, for how long, or what it gave. Why it failed is `reason`."""
         if self.state in ("waiting", "running"):
             now = self._last if self._clock is None else self._clock()
-            seconds = duration(now - self._began) if self._began else ""
-            spent = f"{seconds}{self._budget or self._pace.left(now)}"
+            spent = (duration(now - self._began) if self._began else "") + (self._budget or self._pace.left(now))
             doing = "" if self.phase == self.state else self.phase or "waiting for the ranks"
             parts = (doing, self._where(), spent, self._age())
             return " · ".join(part for part in parts if part)
@@ -282,9 +281,8 @@ class Picture:
         """That, and of a machine's ceilings a task's layers beside them."""
         layers = [layers_table(self.step, self.ceilings.values())] if self.step is not None else []
         raced = [row for row in self.raced.values() if not is_proof(row)]
-        race = (
-            [Table(race_table(raced), ["The race: each plan beside the default of the same round."])] if raced else []
-        )
+        said = ["The race: each plan beside the default of the same round."]
+        race = [Table(race_table(raced), said)] if raced else []
         return [*([self.full_table] if self.table else []), *layers, *race]
 
     @property

@@ -11,6 +11,8 @@ from __future__ import annotations
 import threading
 import time
 import uuid
+from collections import deque
+from html import escape
 from typing import Any
 
 from IPython.display import display, update_display
@@ -27,6 +29,7 @@ from .plots import mime_bundle
 from .tables import Table
 
 REFRESH_SECONDS = 0.5  # as often as ranks tell of their steps
+MOST_KEPT = 20  # charts that a figure has replaced
 PRINT_SECONDS = 0.05  # between two looks at what is printed: ranks that print without a pause are printed in lumps
 
 
@@ -124,8 +127,34 @@ class RunView:
             refused = is_raised and isinstance(self.run.error, InputError)  # one line to read, and nothing to see
             bundle = {"text/plain": ""} if refused else mime_bundle(self.follower.picture, with_reason=not is_raised)
             update_display(bundle, display_id=self._display_id, raw=True)
-            self.follower.chart.close()
             strip.watch.leave()
+            _keep(self.follower.chart)
+
+    def reserve_table(self) -> None:
+        """A place under the chart, for what comes when nobody waits for it any more."""
+        display({"text/plain": ""}, display_id=f"{self._display_id}-table", raw=True)
+
+    def leave_table(self) -> None:
+        """In that place, what `show_result` would show."""
+        picture = self.follower.picture
+        tables = picture.full_tables if picture.rows or picture.costs or picture.ceilings or picture.raced else []
+        if not tables and picture.has_breakdown:
+            tables = [Table(picture.table, [picture.verdict])]
+        said = [] if picture.rows or picture.raced else [*(f"⚠ {note}" for note in picture.notes), *picture.remarks]
+        said += [f"⚠ {self.follower.trouble}"] if self.follower.trouble else []
+        html = "".join(f"<div>{escape(line)}</div>" for line in said) + "".join(t._repr_html_() for t in tables)
+        bundle = {"text/plain": "\n".join([*said, *map(repr, tables)]), "text/html": html}
+        update_display(bundle, display_id=f"{self._display_id}-table", raw=True)
+
+
+def _keep(chart: LiveChart) -> None:
+    """A chart that has been replaced stays for a while: a page that was loaded again meanwhile still shows it."""
+    _replaced.append(chart)
+    if len(_replaced) > MOST_KEPT:
+        _replaced.popleft().close()
+
+
+_replaced: deque[LiveChart] = deque()
 
 
 def show_result(picture: Picture) -> None:
@@ -187,10 +216,14 @@ def watch(view: RunView) -> None:
 
 def watch_in_background(view: RunView) -> None:
     """The same without waiting: the view goes on in a thread of its own, which prints nothing."""
+    id = view.run.id
+    print(f"run {id} goes on in the background: %cooptim stop {id} ends it, %cooptim show {id} draws it again")
     view.open()
+    view.reserve_table()
 
     def follow() -> None:
         view.follower.until_the_end()
         view.freeze(is_raised=False)
+        view.leave_table()
 
     threading.Thread(target=follow, name=f"cooptim-view-{view.run.id}", daemon=True).start()

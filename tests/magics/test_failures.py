@@ -92,7 +92,7 @@ class TestCell:
 
     def test_in_the_background_the_figure_says_it(self, notebook):
         for body, reason in ((TASK, REASON), (NOT_FINITE, "no longer finite")):
-            (opened,) = notebook.run(f"{CELL} --bg -o run\n{body}").displayed
+            opened, _ = notebook.run(f"{CELL} --bg -o run\n{body}").displayed
             assert notebook.names["run"].join(PATIENCE_SECONDS)
 
             def left(place=opened["transient"]) -> list[str]:

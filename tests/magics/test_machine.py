@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from dataclasses import replace
 from html import escape
 
 import pytest
-from cooptim_magics import machine_view, strip
+from cooptim_magics import machine_view, strip, view
 from cooptim_magics.machine import MachineScreen
 from cooptim_magics.panel import LabPanel
 from cooptim_magics.session import session
@@ -138,3 +139,22 @@ class TestInViews:
         assert wait_until(lambda: not samplers())
         notebook.shell.extension_manager.load_extension("cooptim_lab")
         panel.close()
+
+
+def test_a_chart_that_a_figure_replaced_stays_a_while_for_a_page_that_is_loaded_again(notebook, ranks, monkeypatch):
+    closed = []
+    monkeypatch.setattr(view.LiveChart, "close", closed.append)
+    monkeypatch.setattr(view, "_replaced", deque())
+    monkeypatch.setattr(view, "MOST_KEPT", 2)
+    for _ in range(3):
+        notebook.run("%cooptim sharded --workers 1 --epochs 1")
+    assert len(closed) == 1 and closed[0].state == "done"
+
+
+def test_runs_are_told_apart_by_what_they_ran_with(notebook, ranks):
+    notebook.run("%cooptim sharded --workers 2 --epochs 1 --aggregate allreduce")
+    notebook.run("%cooptim train --epochs 2 --plan batch=128,fused")
+    (table,) = notebook.run("%cooptim runs").tables
+    lines = table.splitlines()
+    assert "workers 1, batch=128,fused, epochs 2, batch 128" in lines[2]
+    assert "workers 2, allreduce, epochs 1, batch 64" in lines[3]

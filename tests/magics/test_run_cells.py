@@ -142,20 +142,23 @@ class TestBackground:
         outcome = notebook.run(f"%cooptim sharded --workers 1 --epochs {ENDLESS} --bg -o run")
         run = notebook.names["run"]
         assert not run.ended
-        assert outcome.stdout == ""
         run.stop()
         assert run.join(PATIENCE_SECONDS)
+        assert outcome.stdout.startswith(f"run {run.id} goes on in the background: %cooptim stop {run.id} ends it")
         assert run.state == "stopped"  # with a result or, where it had not begun, without
 
     def test_the_figure_comes_when_it_ends(self, notebook):
-        (opened,) = notebook.run("%cooptim sharded --workers 1 --epochs 2 --bg -o run").displayed
+        opened, place = notebook.run("%cooptim sharded --workers 2 --epochs 2 --bg -o run").displayed
         assert notebook.names["run"].wait(PATIENCE_SECONDS).state == "done"
 
-        def updates() -> list[dict]:
-            return [each for each in notebook.kept if each["update"] and each["transient"] == opened["transient"]]
+        def updates(of: dict) -> list[dict]:
+            return [each for each in notebook.kept if each["update"] and each["transient"] == of["transient"]]
 
-        assert wait_until(updates)
-        assert "image/png" in updates()[-1]["data"]
+        assert wait_until(lambda: updates(opened) and updates(place))
+        assert "image/png" in updates(opened)[-1]["data"]
+        assert (
+            "computing" in updates(place)[-1]["data"]["text/plain"]
+        )  # where the time went, as a cell that waits has it
 
     def test_stop_keeps_what_was_trained(self, notebook, endless):
         assert wait_until(lambda: endless.state == "running" and len(endless.log.since(0)) > 5)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
+from typing import Any
 
 from IPython.display import display
 
@@ -18,6 +20,11 @@ from ..tables import Table
 from ..view import show_result
 
 MOST_LISTED = 20
+TELLING = {
+    "workers": "workers {}", "subnets": "N {}", "aggregate": "{}", "plan": "{}", "epochs": "epochs {}",
+    "batch": "batch {}", "budget": "{} s",
+}  # fmt: skip
+"""Options that tell a run from others, and how they are said."""
 NONE_YET = "no run on record yet: %cooptim compare makes the first"
 
 
@@ -27,13 +34,25 @@ def list_runs(session: Session, arguments: argparse.Namespace, cell: str | None)
     if not records:
         print(NONE_YET)
         return
-    cells = [["id", "when", "what", "state", "result"]]
+    cells = [["id", "when", "what", "with", "state", "result"]]
     for record in records[:MOST_LISTED]:
         picture = Picture.of(record.title, record.events)
         outcome = "" if record.state in ("running", "lost") else picture.reason or picture.status
-        cells.append([record.id, store.age(record.created), record.title, record.state, outcome])
+        when = store.age(record.created)
+        cells.append([record.id, when, record.title, settings(picture.options), record.state, outcome])
     older = len(records) - MOST_LISTED
     display(Table(cells, [f"and {older} older ones in {store.directory()}"] if older > 0 else []))
+
+
+def settings(options: Mapping[str, Any]) -> str:
+    """Of a run's options, those that tell it from others."""
+    said = []
+    for name, words in TELLING.items():
+        value = options.get(name)
+        if value not in (None, "", 0, 0.0):
+            text = ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+            said.append(words.format(text))
+    return ", ".join(said)
 
 
 def show_run(session: Session, arguments: argparse.Namespace, cell: str | None) -> None:
