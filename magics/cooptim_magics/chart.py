@@ -56,6 +56,13 @@ class LiveChart(anywidget.AnyWidget):
         {"title", "x_label", "y_label", "log_x", "log_y", "status", "state", "fraction", "table", "machine"}
     )
 
+    _view_count = traitlets.Int(0, allow_none=True).tag(sync=True)  # ipywidgets': a page counts where it is not None
+
+    @property
+    def views(self) -> int:
+        """In how many places pages show it; 0 where none does, or none has told."""
+        return self._view_count or 0
+
     def show(
         self, curves: Mapping[str, tuple[ArrayLike, ArrayLike]] | Iterable[Curve] | None = None, **traits: Any
     ) -> None:

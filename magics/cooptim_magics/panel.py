@@ -76,7 +76,6 @@ class LabPanel:
             answer_on_own_subshell(control)
         for place in (self._figure_id, self._table_id):
             display({"text/plain": ""}, display_id=place, raw=True)
-        strip.watch.join()
         self._session.closing.append(self.close)
         threading.Thread(target=self._keep_up, name="cooptim-panel-machine", daemon=True).start()
         going_on = next((run for run in reversed(self._session.runs.values()) if not run.ended), None)
@@ -85,10 +84,8 @@ class LabPanel:
                 self._take_on(going_on)
 
     def close(self) -> None:
-        """Let go of the sampler."""
-        if not self._closed.is_set():
-            self._closed.set()
-            strip.watch.leave()
+        """Keep up with nothing any more."""
+        self._closed.set()
 
     def start(self) -> None:
         """Run: what the controls say, on the notebook's current task."""
@@ -137,11 +134,24 @@ class LabPanel:
         self._enable()
 
     def _keep_up(self) -> None:
-        """The task and the machine, while nothing runs; while something does, its follower shows the machine."""
-        while not self._closed.wait(PERIOD_SECONDS):
+        """The task and the machine, while nothing runs; while something does, its follower shows the machine.
+
+        As long as a page shows the panel: a cell that is run again, or cleared, leaves one that nobody sees.
+        """
+        is_watching = was_seen = False
+        while True:
+            was_seen |= self.chart.views > 0
+            is_seen = self.chart.views > 0 or not was_seen
+            if is_seen != is_watching:
+                strip.watch.join() if is_seen else strip.watch.leave()
+                is_watching = is_seen
+            if self._closed.wait(PERIOD_SECONDS):
+                break
             self._name_task()
-            if not self.is_running:
+            if is_watching and not self.is_running:
                 self.chart.show(machine=strip.shown())
+        if is_watching:
+            strip.watch.leave()
 
     def _name_task(self) -> None:
         said = f"trains <b>{escape(self._session.current_task.name)}</b>"

@@ -141,9 +141,26 @@ class TestInViews:
         panel.close()
 
 
+def test_a_panel_that_no_page_shows_any_more_lets_go_of_the_sampler(notebook, fast, monkeypatch):
+    monkeypatch.setattr("cooptim_magics.panel.PERIOD_SECONDS", 0.02)
+    panel = LabPanel(session(notebook.shell))
+    panel.open()
+    panel.chart.set_state({"_view_count": 1})
+    assert wait_until(lambda: panel.chart.machine.get("cores"))
+    panel.chart.set_state({"_view_count": 0})
+    assert wait_until(lambda: not samplers())
+    panel.chart.set_state({"_view_count": 1})
+    assert wait_until(samplers)
+    panel.close()
+
+
 def test_a_chart_that_a_figure_replaced_stays_a_while_for_a_page_that_is_loaded_again(notebook, ranks, monkeypatch):
     closed = []
-    monkeypatch.setattr(view.LiveChart, "close", closed.append)
+
+    def close(chart):
+        closed.append(chart)
+
+    monkeypatch.setattr(view.LiveChart, "close", close)
     monkeypatch.setattr(view, "_replaced", deque())
     monkeypatch.setattr(view, "MOST_KEPT", 2)
     for _ in range(3):
