@@ -84,7 +84,7 @@ class Pace:
         self.plan = plan
         batch = int(plan.options.get("batch", spec.batch))
         given = replace(prepared, task=plan.of_task(prepared.task))
-        narrow = plan.options.get("narrow", 0.0) or plan.options.get("prune", 0.0)  # as it is for most of the training
+        narrow = plan.options.get("narrow", 0.0)
         with plan.around():
             model, _, step_of = build(given, replace(spec, batch=batch, narrow=narrow, plan=plan), is_trial=True)
             self._step: Step[Any] = step_of(model)

@@ -123,6 +123,10 @@ class Lever:
         """What of it is worth a trial, where nobody says."""
         return [cls()] if cls.kind is None else []
 
+    def paced(self) -> Lever:
+        """One whose steps take as long as most of its own: timed in its place."""
+        return self
+
     # What it changes.
 
     def options(self) -> Mapping[str, Any]:

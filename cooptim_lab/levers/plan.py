@@ -98,6 +98,11 @@ class Plan:
         """What of it a loop of the user's own can be given (`apply`)."""
         return Plan(tuple(lever for lever in self.levers if lever.is_setting))
 
+    @property
+    def paced(self) -> Plan:
+        """One whose steps take as long: timed in its place."""
+        return Plan(tuple(lever.paced() for lever in self.levers))
+
     def with_(self, *levers: Lever) -> Plan:
         """With these in place of those of the same names."""
         return Plan((*self.without(*(lever.name for lever in levers)).levers, *levers))

@@ -66,6 +66,9 @@ class Prune(Lever):
         name = type(seen.optimizer).__name__
         return "" if treats_numbers_alone(seen.optimizer) else f"{name} may remember more of a weight than its numbers"
 
+    def paced(self) -> Lever:
+        return Narrow(self.value)
+
     @classmethod
     def tried(cls, seen: Seen) -> Iterable[Lever]:
         return [cls(0.5), cls(0.25), cls(0.1)]

@@ -6,11 +6,13 @@ import json
 import math
 import random
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from cooptim_lab.codesign import candidates
 from cooptim_lab.codesign.figures import Figure, figure, in_words, interval_in_words
+from cooptim_lab.codesign.gating import Gating
 from cooptim_lab.codesign.goal import Goal, read_allowance, seconds_an_epoch, set_goal
 from cooptim_lab.codesign.proof import Proof
 from cooptim_lab.codesign.race import IN, OUT, Entry, choose, close_round, standing
@@ -18,6 +20,7 @@ from cooptim_lab.codesign.tuning import AS_IS, PLAN, TUNED, Part, Tuning
 from cooptim_lab.levers import Plan
 from cooptim_lab.levers.plan import NONE, read_lever
 from cooptim_lab.runs.result import Result
+from cooptim_lab.training.spec import Baseline
 from tests.support import refused
 
 INF = math.inf
@@ -358,3 +361,23 @@ def test_the_rounds_of_a_proof_are_counted(seconds, rounds):
     Proof(study, Plan.read("fused"), NONE).carry()
     assert study.trained == rounds
     assert study.said == [f"the proof: {rounds} rounds of fresh seeds in {study.spent:.0f} s"]
+
+
+class TestGating:
+    def test_plans_whose_steps_are_alike_are_timed_once(self):
+        asked = []
+
+        def ask(program, *, spec, plans, seed):
+            asked.extend(map(str, plans))
+            return [[(0.5, "")] * len(plans)]
+
+        entries = {}
+        study = SimpleNamespace(
+            entry=lambda plan: entries.setdefault(str(plan), Entry(plan)), post=lambda entry: None,
+            phase=lambda said: None,
+        )  # fmt: skip
+        levers = [read_lever(text) for text in ("narrow=0.5", "prune=0.5", "fused", "batch=128")]
+        fast, gates = Gating(study, ask, Baseline()).pass_gates(levers)
+        assert len(asked) == len(set(asked)) and not any("prune" in text for text in asked)
+        assert gates["prune=0.5"] == gates["narrow=0.5"] == entries["prune=0.5"].gate == 0.5
+        assert gates["prune=0.5,batch=128,fused"] == 0.5 and str(fast) == "fused"
