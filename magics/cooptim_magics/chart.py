@@ -43,18 +43,18 @@ class LiveChart(anywidget.AnyWidget):
     title = traitlets.Unicode().tag(sync=True)
     x_label = traitlets.Unicode().tag(sync=True)
     y_label = traitlets.Unicode().tag(sync=True)
+    x_end = traitlets.Float(0.0, help="where x will end, while it runs; 0: not known").tag(sync=True)
     log_x = traitlets.Bool(False).tag(sync=True)
     log_y = traitlets.Bool(False).tag(sync=True)
     status = traitlets.Unicode(help="one line under the plot").tag(sync=True)
     state = traitlets.Enum(STATES, default_value="waiting").tag(sync=True)
     fraction = traitlets.Float(None, allow_none=True, help="done so far, 0 to 1; None: unknown").tag(sync=True)
     table = traitlets.List(traitlets.List(traitlets.Unicode()), help="rows; the first is the header").tag(sync=True)
-
     machine = traitlets.Dict(help="a sample of the hardware, as strip.shown gives it; empty: none").tag(sync=True)
 
-    SETTABLE = frozenset(
-        {"title", "x_label", "y_label", "log_x", "log_y", "status", "state", "fraction", "table", "machine"}
-    )
+    SETTABLE = frozenset((
+        "title", "x_label", "y_label", "x_end", "log_x", "log_y", "status", "state", "fraction", "table", "machine",
+    ))  # fmt: skip
 
     _view_count = traitlets.Int(0, allow_none=True).tag(sync=True)  # ipywidgets': a page counts where it is not None
 

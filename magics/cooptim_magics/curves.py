@@ -214,6 +214,12 @@ def cost_curves(
     return lines + markers
 
 
+def end_of_x(kind: str, options: Mapping[str, Any]) -> float:
+    """Where x will end, of a run of this kind with these options: at the last epoch, where x is epochs; 0: unknown."""
+    is_epochs = axis_labels(kind)["x_label"] == "epoch" and not options.get("until")
+    return float(options.get("epochs") or 0) if is_epochs else 0.0
+
+
 def axis_labels(kind: str) -> dict[str, str]:
     """What stands at the axes of a run of this kind."""
     if kind == "speedup":

@@ -36,6 +36,7 @@ def overlaid(runs: Sequence[Run[Any]]) -> dict[str, Any]:
         "log_x": first.is_roofline,
         "log_y": all(picture.is_logarithmic for _, picture in pictures),
         **labels,
+        "x_end": 0.0,
     }
 
 

@@ -38,7 +38,7 @@ from cooptim_lab.runs.events import (
 )
 from cooptim_lab.studies.rows import Row
 
-from .curves import Curve, axis_labels, cost_curves, loss_curves, speedup_curves
+from .curves import Curve, axis_labels, cost_curves, end_of_x, loss_curves, speedup_curves
 from .pace import Pace
 from .racing import is_proof, proof_table, race_curves, race_line, race_table
 from .roofline import ceilings_line, ceilings_table, layers_table, roofline_curves
@@ -186,9 +186,9 @@ class Picture:
         return loss_curves(self._points)
 
     @property
-    def labels(self) -> dict[str, str]:
-        """Of the axes."""
-        return axis_labels(self.kind)
+    def labels(self) -> dict[str, Any]:
+        """Of the axes; and where x will end, 0 where that is not known."""
+        return {**axis_labels(self.kind), "x_end": end_of_x(self.kind, self.options)}
 
     @property
     def is_roofline(self) -> bool:

@@ -170,6 +170,22 @@ class TestFold:
         assert picture(points("training loss", range(len(y)), y)).is_logarithmic == is_logarithmic
 
 
+class TestEndOfX:
+    @pytest.mark.parametrize(
+        ("way", "options", "end"),
+        [
+            ("subnets", {"epochs": 30}, 30.0),
+            ("compare", {"epochs": 5}, 5.0),
+            ("baseline", {"epochs": 30, "until": 0.9}, 0.0),
+            ("speedup", {"epochs": 30}, 0.0),
+            ("sharded", {}, 0.0),
+        ],
+    )
+    def test_it_is_known_where_x_is_epochs(self, way, options, end):
+        seen = Picture.of("t", [Started(way=way, options=options, workers=1, time=0.0)])
+        assert seen.labels["x_end"] == end
+
+
 class TestDoubts:
     def test_a_point_in_doubt_is_hollow_and_says_why(self):
         rows = [row(workers=1), row(workers=2, warnings=("the machine was busy", "few rounds"))]

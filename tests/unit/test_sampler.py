@@ -180,7 +180,7 @@ def test_in_a_real_group_its_quota_is_seen_and_its_throttling(tenth_of_a_cpu):
     )
     told = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=60, check=True)
     quota, throttled = map(float, told.stdout.split())
-    assert quota == 0.1 and throttled > 0.5
+    assert quota == 0.1 and throttled > 0.1
 
 
 def test_without_a_driver_there_is_no_gpu(monkeypatch):

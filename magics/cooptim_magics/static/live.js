@@ -105,8 +105,9 @@ function logTicks(lo, hi) {
   return found.length > 1 ? found : linearTicks(lo, hi, 4); // less than a step of the above: as on a linear axis
 }
 
-/** What the axes span: {x: [lo, hi], y: [lo, hi], whole: all x are whole numbers, empty: nothing to draw}. */
-function spans(curves, logarithmic, logX) {
+/** What the axes span: {x: [lo, hi], y: [lo, hi], whole: all x are whole numbers, empty: nothing to draw}.
+ *  `end`: where x will end, if that is known and above 0. */
+function spans(curves, logarithmic, logX, end) {
   const x = [Infinity, -Infinity];
   const y = [Infinity, -Infinity];
   let whole = true;
@@ -124,6 +125,7 @@ function spans(curves, logarithmic, logX) {
     }
   }
   if (x[0] > x[1]) return { x: logX ? [0.1, 1] : [0, 1], y: logarithmic ? [0.1, 1] : [0, 1], whole: true, empty: true };
+  if (end > x[1]) x[1] = end;
   if (logX) {
     const room = x[0] === x[1] ? 2 : (x[1] / x[0]) ** 0.03;
     [x[0], x[1]] = [x[0] / room, x[1] * room];
@@ -187,7 +189,7 @@ function drawPlot(svg, model, curves, width) {
   const height = Math.round(Math.min(330, Math.max(220, width * 0.46)));
   const logarithmic = model.get("log_y");
   const logX = model.get("log_x");
-  const { x, y, whole, empty } = spans(curves, logarithmic, logX);
+  const { x, y, whole, empty } = spans(curves, logarithmic, logX, isOver(model.get("state")) ? 0 : model.get("x_end"));
   const yTicks = empty ? [] : logarithmic ? logTicks(...y) : linearTicks(...y, height / 55);
   const xTicks = empty ? [] : logX ? logTicks(...x) : linearTicks(...x, Math.min(8, width / 70), whole ? 1 : 0);
   const [xLabel, yLabel] = [model.get("x_label"), model.get("y_label")];
@@ -375,6 +377,8 @@ function render({ model, el }) {
     const said = ends.filter(([, end]) => end).map(([name, end]) => `${name}: ${short(end[1])} at ${+end[0].toPrecision(6)}`);
     const axes = `${model.get("y_label") || "y"} against ${model.get("x_label") || "x"}`;
     svg.setAttribute("aria-label", [model.get("title"), axes, ...said].filter(Boolean).join("; "));
+    // Arrows and letters in the panel are the panel's, not commands of the notebook around it.
+    el.closest(".cooptim-panel")?.setAttribute("data-lm-suppress-shortcuts", "true");
     drawTable();
     drawStatus();
     showMachine(gone ? null : model.get("machine"));
