@@ -36,8 +36,8 @@ def smallest_batch(rows: int, batch: int) -> Smallest:
 
 def _other(rows: int, batch: int) -> int:
     """The nearest size, smaller ones first, that leaves no single row."""
-    every = [size for step in range(1, rows) for size in (batch - step, batch + step) if 1 < size <= rows]
-    return next((size for size in every if rows % size != 1), rows)
+    near = (size for step in range(1, rows) for size in (batch - step, batch + step))
+    return next((size for size in near if 1 < size <= rows and rows % size != 1), rows)
 
 
 def check_smallest(
