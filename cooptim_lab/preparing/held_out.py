@@ -79,7 +79,7 @@ class HeldOut:
             if every is None:
                 return None
             outputs, y = (torch.cat(of) for of in zip(*[pair for pair in every if pair is not None], strict=True))
-            return score(on_trial(self.task), self.meaning, outputs, y)
+            return score(on_trial(self.task, ("loss",)), self.meaning, outputs, y)
         everyones = gather(self.comm, [self._scored(outputs, y) for outputs, y in parts])
         if everyones is None:
             return None
@@ -94,12 +94,14 @@ class HeldOut:
             return None
         x, y = self._whole
         with evaluating(network), torch.no_grad():
-            return score(on_trial(self.task), self.meaning, network(x.clone()), y)  # a network may work in place
+            return score(
+                on_trial(self.task, ("loss",)), self.meaning, network(x.clone()), y
+            )  # a network may work in place
 
     def _scored(self, outputs: Tensor, y: Tensor) -> tuple[float, float, Score]:
         """What the loss of a part counts, what its metric counts, and the score."""
         counted = self.meaning.right(outputs, y)[1] if self.meaning.kind != NOTHING else len(y)
-        return self.reduction.weight(y), counted, score(on_trial(self.task), self.meaning, outputs, y)
+        return self.reduction.weight(y), counted, score(on_trial(self.task, ("loss",)), self.meaning, outputs, y)
 
     def _chunk(self, network: nn.Module, rows: Tensor) -> tuple[Tensor, Tensor]:
         x, y = self.rows.take(rows)

@@ -72,7 +72,7 @@ class Prepared:
 
     def score(self, outputs: Tensor) -> Score:
         """Loss and metric of outputs on the held-out rows."""
-        return score(on_trial(self.task), self.examined.meaning, outputs, self.held_y)
+        return score(on_trial(self.task, ("loss",)), self.examined.meaning, outputs, self.held_y)
 
     def check(self, network: nn.Module, what: str, batch: int, parts: int = 1) -> Examined:
         """Examine a network of the task's own that is trained in place of the model (see `prepare`)."""

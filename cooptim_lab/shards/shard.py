@@ -147,7 +147,9 @@ def _see_apart(context: Context, task: Task, shard: Shard) -> Apart:
     model = put(unpacked(shard.network), training=True)
     with undisturbed(), torch.enable_grad():
         found = see_apart(
-            model, on_trial(task).loss or shard.loss, *shard.rows.take(torch.arange(min(ROWS, len(shard.rows))))
+            model,
+            on_trial(task, ("loss",)).loss or shard.loss,
+            *shard.rows.take(torch.arange(min(ROWS, len(shard.rows)))),
         )
     every = allgather(context.comm, found)
     names = dict.fromkeys(name for each in every for name in each.training)
@@ -166,7 +168,7 @@ def _see_parts(context: Context, task: Task, shard: Shard, reduction: Reduction)
     every = gather(comm, agreed(comm, lambda: _unusual(context, shard)))
 
     def see() -> list[str]:
-        loss = on_trial(task).loss
+        loss = on_trial(task, ("loss",)).loss
         if every is None or loss is None:
             return []
         try:
