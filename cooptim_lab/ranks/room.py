@@ -7,6 +7,7 @@ without where there is none: in 8 MiB 7 ranks start, and compute.
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 from ..errors import PoolError
@@ -14,6 +15,8 @@ from ..errors import PoolError
 SHARED = Path("/dev/shm")
 RANK_BYTES = 17 << 16
 """What a rank needs, 1.06 MiB: a little more than was measured."""
+LEAVING_SECONDS, LOOK_SECONDS = 2.0, 0.02
+"""Ranks that were ended a moment ago still leave: how long what they hold is waited for, and how often looked at."""
 
 
 def check_shared_memory(workers: int) -> None:
@@ -23,7 +26,10 @@ def check_shared_memory(workers: int) -> None:
     ------
     PoolError
     """
-    known = _sizes()
+    known, until = _sizes(), time.monotonic() + LEAVING_SECONDS
+    while known is not None and known[1] < min(known[0], workers * RANK_BYTES) and time.monotonic() < until:
+        time.sleep(LOOK_SECONDS)
+        known = _sizes()
     if known is None or known[1] >= workers * RANK_BYTES:
         return
     size, free = known

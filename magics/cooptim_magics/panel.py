@@ -148,6 +148,7 @@ class LabPanel:
             if self._closed.wait(PERIOD_SECONDS):
                 break
             self._name_task()
+            self._list_runs()
             if is_watching and not self.is_running:
                 self.chart.show(machine=strip.shown())
         if is_watching:
@@ -175,9 +176,15 @@ class LabPanel:
 
     def _enable(self) -> None:
         self.controls.show_what_is_used(is_running=self.is_running)
-        chosen = self.earlier.value
-        self.earlier.options = names = names_of(self._session.runs)
-        self.earlier.value = tuple(id for _, id in names if id in chosen)
+        self._list_runs()
+
+    def _list_runs(self) -> None:
+        """All of the notebook's, those that cells have started too; what was chosen stays so."""
+        names = names_of(self._session.runs)
+        if list(self.earlier.options) != names:
+            chosen = self.earlier.value
+            self.earlier.options = names
+            self.earlier.value = tuple(id for _, id in names if id in chosen)
 
     def _look(self) -> None:
         """The controls say something else."""
