@@ -56,6 +56,7 @@ class Controls:
             "repeats": _number("repeats", _default(SpeedupStudy, "repeats"), MOST_REPEATS),
             "budget": _number("seconds", int(_default(TuneSpec, "budget")), MOST_SECONDS),
         }
+        self.way.observe(lambda change: self._repeat_as_usual(), "value")
         self.run = widgets.Button(description="Run", button_style="primary", icon="play")
         self.stop = widgets.Button(description="Stop", icon="stop", disabled=True)
         self.as_cell = widgets.Button(
@@ -92,6 +93,11 @@ class Controls:
         """Call this after every change of what they say."""
         for control in (self.way, self.workers, self.subnets, self.epochs, *self.more.values()):
             control.observe(lambda change: told(), "value")
+
+    def _repeat_as_usual(self) -> None:
+        """Another study has another number of rounds, where nobody says."""
+        if "repeats" in (way := WAYS[self.way.value]).takes:
+            self.more["repeats"].value = _default(way.spec, "repeats")
 
     def show_what_is_used(self, *, is_running: bool) -> None:
         """Controls that the way has no use for are off, of the folded ones: not there."""

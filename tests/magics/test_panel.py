@@ -238,7 +238,14 @@ class TestAsACell:
         assert asked.line in unescape(panel.controls.line.value)
 
     def test_what_is_so_anyway_is_not_written(self, panel):
-        panel.controls.way.value, panel.controls.epochs.value = "as it is", 20
+        for way, line in (
+            ("as it is", "train"),
+            ("compare all three", "compare"),
+            ("speedup of shards", "speedup sharded"),
+        ):
+            panel.controls.way.value = way
+            assert panel.asked.line.startswith(f"%cooptim {line}") and "--repeats" not in panel.asked.line
+        panel.controls.way.value = "as it is"
         assert panel.asked.line == "%cooptim train"
 
     def test_co_designed_is_the_plan_that_was_found(self, panel):
