@@ -4,6 +4,7 @@
 const COLOURS = 6; // --cooptim-c0 … c5 in live.css
 const SILENCE = 60; // seconds without an update after which a running view says so
 const ANSWERED = 8; // seconds that an answer of the page stands
+const PLOTTED = ["points", "curves", "title", "state", "x_label", "y_label", "x_end", "log_x", "log_y"]; // what a plot shows
 const LEFTOVER = "the kernel that ran this is gone: run the cell again, or draw the run with %cooptim show";
 const SUPERSCRIPT = "⁰¹²³⁴⁵⁶⁷⁸⁹";
 
@@ -291,6 +292,7 @@ function render({ model, el }) {
   let gone = false;
   let heard = Date.now();
   let frame = 0;
+  let isStale = true; // the plot
   let answer = ""; // to what was asked of the page
   const drawn = {}; // what legend and table were built from: they are rebuilt only when that changes
 
@@ -315,7 +317,7 @@ function render({ model, el }) {
         make("span", "cooptim-live__value", button);
         button.addEventListener("click", () => {
           if (!hidden.delete(name)) hidden.add(name);
-          schedule();
+          outdate();
         });
       }
     }
@@ -367,6 +369,16 @@ function render({ model, el }) {
 
   function redraw() {
     frame = 0;
+    if (isStale) redrawPlot();
+    // Arrows and letters in the panel are the panel's, not commands of the notebook around it.
+    el.closest(".cooptim-panel")?.setAttribute("data-lm-suppress-shortcuts", "true");
+    drawTable();
+    drawStatus();
+    showMachine(gone ? null : model.get("machine"));
+  }
+
+  function redrawPlot() {
+    isStale = false;
     const all = decode(model);
     const curves = all.filter(({ name }) => !hidden.has(name));
     setText(title, model.get("title"));
@@ -377,13 +389,15 @@ function render({ model, el }) {
     const said = ends.filter(([, end]) => end).map(([name, end]) => `${name}: ${short(end[1])} at ${+end[0].toPrecision(6)}`);
     const axes = `${model.get("y_label") || "y"} against ${model.get("x_label") || "x"}`;
     svg.setAttribute("aria-label", [model.get("title"), axes, ...said].filter(Boolean).join("; "));
-    // Arrows and letters in the panel are the panel's, not commands of the notebook around it.
-    el.closest(".cooptim-panel")?.setAttribute("data-lm-suppress-shortcuts", "true");
-    drawTable();
-    drawStatus();
-    showMachine(gone ? null : model.get("machine"));
     root.dataset.cooptimPoints = all.reduce((sum, { count }) => sum + count, 0);
     root.dataset.cooptimCurves = all.length;
+  }
+
+  /** The plot is to be drawn anew. It takes most of a page's time, which on a small machine is the ranks': the clock and
+   *  the hardware move without it. */
+  function outdate() {
+    isStale = true;
+    schedule();
   }
 
   function schedule() {
@@ -412,8 +426,9 @@ function render({ model, el }) {
     setTimeout(() => (answer = ""), 1000 * ANSWERED);
   }
 
-  const observer = new ResizeObserver(schedule);
+  const observer = new ResizeObserver(outdate);
   observer.observe(root);
+  for (const name of PLOTTED) model.on(`change:${name}`, outdate);
   model.on("change", update);
   model.on("comm_live_update", watch);
   model.on("msg:custom", take);
@@ -424,6 +439,7 @@ function render({ model, el }) {
     clearInterval(timer);
     cancelAnimationFrame(frame);
     observer.disconnect();
+    for (const name of PLOTTED) model.off(`change:${name}`, outdate);
     model.off("change", update);
     model.off("comm_live_update", watch);
     model.off("msg:custom", take);
