@@ -136,11 +136,7 @@ class RunView:
 
     def leave_table(self) -> None:
         """In that place, what `show_result` would show."""
-        picture = self.follower.picture
-        tables = picture.full_tables if picture.rows or picture.costs or picture.ceilings or picture.raced else []
-        if not tables and picture.has_breakdown:
-            tables = [Table(picture.table, [picture.verdict])]
-        said = [] if picture.rows or picture.raced else [*(f"⚠ {note}" for note in picture.notes), *picture.remarks]
+        said, tables = came_to(self.follower.picture)
         said += [f"⚠ {self.follower.trouble}"] if self.follower.trouble else []
         html = "".join(f"<div>{escape(line)}</div>" for line in said) + "".join(t._repr_html_() for t in tables)
         bundle = {"text/plain": "\n".join([*said, *map(repr, tables)]), "text/html": html}
@@ -157,16 +153,21 @@ def _keep(chart: LiveChart) -> None:
 _replaced: deque[LiveChart] = deque()
 
 
-def show_result(picture: Picture) -> None:
+def came_to(picture: Picture) -> tuple[list[str], list[Table]]:
     """What a run ends in: the measured rows with their doubts; of a training, its doubts and where its time went."""
     if picture.rows or picture.costs or picture.ceilings or picture.raced:
-        for table in picture.full_tables:
-            display(table)
-        return
-    for line in [*(f"⚠ {note}" for note in picture.notes), *picture.remarks]:
+        return [], picture.full_tables
+    lines = [*(f"⚠ {note}" for note in picture.notes), *picture.remarks]
+    return lines, [Table(picture.table, [picture.verdict])] if picture.has_breakdown else []
+
+
+def show_result(picture: Picture) -> None:
+    """Show what a run came to."""
+    lines, tables = came_to(picture)
+    for line in lines:
         print(line)
-    if picture.has_breakdown:
-        display(Table(picture.table, [picture.verdict]))
+    for table in tables:
+        display(table)
 
 
 def watch(view: RunView) -> None:
