@@ -16,16 +16,15 @@ from pathlib import Path
 
 import psutil
 
-from cooptim_lab.comm.context import Context
 from cooptim_lab.hardware import find_mpiexec
 from cooptim_lab.ranks.forking import shared_nursery
 from cooptim_lab.ranks.pool import RankPool
-from cooptim_lab.runs.events import Points
 from cooptim_lab.runs.run import Run
+from tests.benchmarks.rank_tasks import ALLREDUCE_COUNT, ALLREDUCE_TIMES, allreduce, nothing, report_once, use_torch
 from tests.benchmarks.rows import REPEATS, Row, interleave
 
 WORKERS = 4
-ALLREDUCE_RANKS, ALLREDUCE_COUNT, ALLREDUCE_TIMES = 2, 25_000, 2000
+ALLREDUCE_RANKS = 2
 
 BARE = f"""
 import statistics, time
@@ -72,12 +71,6 @@ def start_ours() -> float:
         return time.perf_counter() - began
 
 
-def use_torch(context: Context) -> float:
-    import torch
-
-    return float(torch.ones(3).sum())
-
-
 def start_ipyparallel() -> float:
     import ipyparallel
 
@@ -121,14 +114,6 @@ def warm_rows() -> list[Row]:
 def figure(name: str, ours: float, bar: float, unit: str, note: str) -> Row:
     """A row that is held against a bar instead of a peer."""
     return Row(name, ours, bar, unit, ours / bar, f"ours <= {bar:g} {unit}", ours <= bar, f"{note}; other is the bar")
-
-
-def nothing(context: Context) -> None:
-    return None
-
-
-def report_once(context: Context) -> None:
-    context.report(Points(rank=context.rank, curve="here", x=(0.0,), y=(0.0,)))  # what a training tells first
 
 
 def first_event(pool: RankPool) -> float:
@@ -179,18 +164,6 @@ def allreduce_row() -> Row:
         holds=ours / other <= 1.05,
         note=f"{ALLREDUCE_COUNT * 4 // 1000} kB, {ALLREDUCE_RANKS} ranks, median of {ALLREDUCE_TIMES}, {REPEATS} times",
     )
-
-
-def allreduce(context: Context) -> float:
-    import numpy as np
-    from mpi4py import MPI
-
-    buffer, times = np.zeros(ALLREDUCE_COUNT, "f"), []
-    for _ in range(ALLREDUCE_TIMES):
-        began = time.perf_counter()
-        context.comm.Allreduce(MPI.IN_PLACE, buffer)
-        times.append(time.perf_counter() - began)
-    return statistics.median(times) * 1e6
 
 
 def bare_allreduce() -> float:
