@@ -43,7 +43,9 @@ class Saving:
         self._saved = done
         own: dict[str, Any] = {"random": checkpoint.random_state(), "own": self._aggregator.state()}
         if not self._aggregator.is_replicated:
-            own["weights"], own["learner"] = self._replica.weights, self._replica.state()
+            own["learner"] = self._replica.state()
+            if not self._aggregator.shares_weights:
+                own["weights"] = self._replica.weights
         own["buffers"] = list(self._replica.model.buffers())
         ranks = gather(self._context.comm, own)
         if ranks is not None and self._keeping is not None:

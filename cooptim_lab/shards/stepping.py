@@ -19,7 +19,7 @@ from ..preparing.modes import put
 from ..preparing.reduction import MEAN, SUM
 from ..task import Task
 from ..training.spec import Sharded, read_compress
-from .aggregate import Aggregator, Replica, Settings, make_aggregator
+from .aggregate import Aggregator, Replica, Settings, make_aggregator, make_place
 from .aggregate.base import Outcome
 from .aggregate.synchronous import AllReduce
 from .batchnorm import SHARED, OverRanks
@@ -127,8 +127,10 @@ def build_step(
     """
     spec, comm = shard.spec, context.comm
     model = put(unpacked(shard.network), training=True)
-    tells = spec.compress != "none" or not isinstance(spec.aggregate, str)
-    replica = Replica(model, task, spec.epochs * shard.per_epoch, tells=tells, is_trial=is_trial)
+    tells = spec.compress != "none" or spec.aggregate == "shared" or not isinstance(spec.aggregate, str)
+    place = make_place(spec.aggregate, comm, timeline)
+    steps = spec.epochs * shard.per_epoch
+    replica = Replica(model, task, steps, place=place, tells=tells, is_trial=is_trial)
     aggregator = make_aggregator(spec.aggregate, comm, replica, settings_of(spec, replica), timeline)
     if isinstance(aggregator, AllReduce):
         aggregator.use_buckets(buckets)

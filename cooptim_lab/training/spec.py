@@ -22,7 +22,7 @@ def subnets_option() -> Any:
     return option(4, "N, the number of sub-networks", at_least=1, flag="n")
 
 
-SYNCHRONOUS = ("server", "allreduce", "ordered")
+SYNCHRONOUS = ("server", "allreduce", "ordered", "shared")
 AGGREGATES = (*SYNCHRONOUS, "local", "diloco", "async")
 USED_BY = {
     "sync_every": ("local", "diloco"),

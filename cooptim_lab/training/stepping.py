@@ -61,7 +61,12 @@ def clip_flat(gradient: Tensor, most: float) -> None:
     As `torch.nn.utils.clip_grad_norm_`: Pascanu, Mikolov & Bengio, "On the difficulty of training recurrent neural
     networks", ICML 2013.
     """
-    gradient.mul_((most / (torch.linalg.vector_norm(gradient) + NO_DIVISION_BY_ZERO)).clamp(max=1.0))
+    gradient.mul_(clip_factor(gradient, most))
+
+
+def clip_factor(gradient: Tensor, most: float) -> Tensor:
+    """By what `clip_flat` multiplies it, shape ()."""
+    return (most / (torch.linalg.vector_norm(gradient) + NO_DIVISION_BY_ZERO)).clamp(max=1.0)
 
 
 def clip(parameters: Sequence[Tensor], most: float | None) -> None:

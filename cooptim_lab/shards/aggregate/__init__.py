@@ -8,19 +8,27 @@ from ...comm.timeline import Timeline
 from .asynchronous import Async
 from .base import Aggregator, Outcome, Settings
 from .periodic import DiLoCo, Local
+from .place import OWN_MEMORY, Place
 from .replica import Replica
+from .shared import OneMemory, Shared
 from .synchronous import AllReduce, Ordered, Own, Server
 
-__all__ = ["AGGREGATORS", "Aggregator", "Outcome", "Replica", "Settings", "make_aggregator"]
+__all__ = ["AGGREGATORS", "Aggregator", "Outcome", "Replica", "Settings", "make_aggregator", "make_place"]
 
 AGGREGATORS: dict[str, type[Aggregator]] = {
     "server": Server,
     "allreduce": AllReduce,
     "ordered": Ordered,
+    "shared": Shared,
     "local": Local,
     "diloco": DiLoCo,
     "async": Async,
 }
+
+
+def make_place(way: Any, comm: Any, timeline: Timeline) -> Place:
+    """Where the replicas lie that are to be aggregated like that. Collective."""
+    return OneMemory(comm, timeline) if way == "shared" else OWN_MEMORY
 
 
 def make_aggregator(way: Any, comm: Any, replica: Replica, settings: Settings, timeline: Timeline) -> Aggregator:

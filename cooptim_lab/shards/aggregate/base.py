@@ -63,6 +63,8 @@ class Aggregator:
 
     is_replicated: ClassVar[bool] = True
     """Whether model and optimizer are the same on every rank after every step."""
+    shares_weights: ClassVar[bool] = False
+    """Whether, where they are not, the weights are all the same."""
     tells_alone: ClassVar[bool] = False
     """Whether each rank knows by itself what it waited for; else ranks compare their times."""
 

@@ -13,7 +13,7 @@ never -0.0 throughout: sums begin at 0.0. A gradient of one number that is no su
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import accumulate
 from typing import Any
@@ -28,6 +28,7 @@ from ...preparing.hooks import hooked
 from ...preparing.optimizers import treats_numbers_alone, use_fused
 from ...task import Task
 from ...training.stepping import clip_flat, make_scheduler
+from .place import OWN_MEMORY, Place, pieces_of
 
 CONTROL = 5
 """Numbers behind the gradient: the weighted loss; ranks that wish to stop; ranks whose loss is not finite, and the sum
@@ -48,6 +49,8 @@ class Replica:
         alike is given the flat buffer as one parameter; any other, and one with hooks, the model's own parameters.
     steps
         Of the whole training, for the scheduler; a trial may make more (see `make_scheduler`).
+    place
+        Where the buffers lie, and what part of them is updated here.
     tells
         Whether gradients are to be added up by what may not keep the sign of 0: which parameters are touched then
         travels behind them (`tell`, `hear`).
@@ -62,19 +65,23 @@ class Replica:
         Numbers behind the gradient: for each parameter whether it got one, where that is told; then CONTROL.
     control : numpy.ndarray
         A view of what is behind the gradient, (CONTROL,).
+    clip : float, optional
+        What the norm of the whole gradient may be.
     within : contextlib.AbstractContextManager
         What is on while a gradient is computed.
 
     Raises
     ------
     InputError
-        When the parameters are not all float32 or all float64: MPI adds no others.
+        When the parameters are not all float32 or all float64: MPI adds no others. When only a part is updated here,
+        and the optimizer does not treat every number by itself.
     """
 
     def __init__(
-        self, model: nn.Module, task: Task, steps: int = 0, *, tells: bool = False, is_trial: bool = False
-    ) -> None:
-        self.model, self._clip = model, task.clip
+        self, model: nn.Module, task: Task, steps: int = 0, *, place: Place = OWN_MEMORY, tells: bool = False,
+        is_trial: bool = False,
+    ) -> None:  # fmt: skip
+        self.model, self.clip = model, task.clip
         self.within: AbstractContextManager[Any] = nullcontext()
         named = trained(model)
         names, self.parameters = [name for name, _ in named], [p for _, p in named]
@@ -86,8 +93,8 @@ class Replica:
             )
         self.count = sum(p.numel() for p in self.parameters)
         self.behind = CONTROL + (len(self.parameters) if tells else 0)
-        self.weights = torch.zeros(self.count + self.behind, dtype=self.parameters[0].dtype)
-        self.gradient = torch.zeros_like(self.weights)
+        self.place, self.is_trial = place, is_trial
+        self.weights, self.gradient = place.make(self.count + self.behind, self.parameters[0].dtype)
         self.control = self.gradient[-CONTROL:].numpy()
         self._told = self.gradient[self.count : -CONTROL]
         self._bits = self.gradient.numpy().view(np.int64 if self.gradient.dtype == torch.float64 else np.int32)
@@ -102,18 +109,34 @@ class Replica:
         for p, value, grad in zip(self.parameters, self.views(self.weights), self.views(self.gradient), strict=True):
             value.copy_(p.detach())
             p.data, p.grad = value, grad
-        groups = [group["params"] for group in optimizer.param_groups]
-        is_whole = len(groups) == 1 and list(map(id, groups[0])) == list(map(id, self.parameters))
-        self._is_flat = treats_numbers_alone(optimizer) and is_whole
+        self.optimizer = self._over_part(optimizer)
+        self.scheduler = make_scheduler(task, optimizer, steps, is_trial=is_trial)
+        self._is_hooked = bool(hooked(model))
+
+    def _over_part(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+        """The same over what is updated here: laid end to end where that is one group in the model's order."""
+        groups, (start, end) = [group["params"] for group in optimizer.param_groups], self.place.part(self.count)
+        is_all = (start, end) == (0, self.count)
+        total = self.place.total(self.gradient, start, end)
+        sees_numbers = treats_numbers_alone(optimizer)
+        if not (is_all or sees_numbers):
+            kind = type(optimizer).__name__
+            raise InputError(
+                f"the optimizer is {kind}, which may make more of a weight than its numbers: each rank updates a part "
+                "of them; aggregate by allreduce"
+            )
+        self._pieces = pieces_of(self.parameters, self._ranges, self.weights, total, start, end)
+        self._is_flat = sees_numbers and len(groups) == 1 and list(map(id, groups[0])) == list(map(id, self.parameters))
         if self._is_flat:
-            flat = self.weights[: self.count].detach().requires_grad_()
-            flat.grad = self.gradient[: self.count]
+            flat = self.weights[start:end].detach().requires_grad_()
+            flat.grad = total
             optimizer = remade(optimizer, [[flat]])
             self._fused = optimizer.param_groups[0].get("fused")  # as it was given
             use_fused(optimizer)
-        self.optimizer = optimizer
-        self.scheduler = make_scheduler(task, optimizer, steps, is_trial=is_trial)
-        self._is_hooked = bool(hooked(model))
+        elif not is_all:
+            of = {id(self.parameters[piece.of]): piece.weights for piece in self._pieces}
+            optimizer = remade(optimizer, [[of[id(p)] for p in group if id(p) in of] for group in groups])
+        return optimizer
 
     def views(self, flat: Tensor) -> list[Tensor]:
         """Views of a flat buffer in the parameters' shapes, in their order."""
@@ -156,8 +179,8 @@ class Replica:
     def tell(self) -> None:
         """Write behind the gradient which parameters this rank has given one."""
         self._told.fill_(1.0)
-        if len(self._told):
-            self._told[self.untouched()] = 0.0
+        if len(self._told) and (untouched := self.untouched()):
+            self._told[untouched] = 0.0
 
     def hear(self) -> None:
         """Of the sum over all ranks, where that was told: what none has touched looks so, and nothing else."""
@@ -192,30 +215,37 @@ class Replica:
     def update(self) -> None:
         """Let the optimizer make the gradient a step, at the rate that there is."""
         untouched = self.untouched()
+        if self.clip is not None:
+            clip_flat(self.gradient[: self.count], self.clip)
+        self.update_part(untouched)
+
+    def update_part(self, untouched: Sequence[int]) -> None:
+        """The same of what is updated here, its total being there; `untouched` parameters are left as they are."""
         if untouched and self._is_flat:
             self._take_apart()
-        if self._clip is not None:
-            clip_flat(self.gradient[: self.count], self._clip)
-        for place in untouched:
-            self.parameters[place].grad = None
+        for piece in self._pieces if untouched else ():
+            if piece.of in untouched:
+                piece.weights.grad = None
         self.optimizer.step()
         if not self._is_flat:  # there is none in some, and a hook may have put others in their places
-            for p, view in zip(self.parameters, self.views(self.gradient), strict=True):
-                p.grad = view
+            for piece in self._pieces:
+                piece.weights.grad = piece.total
 
     def _take_apart(self) -> None:
         """Give the optimizer the model's own parameters from now on, each with its part of what is remembered."""
         (group,) = self.optimizer.param_groups
         (flat,) = group["params"]
         known = self.optimizer.state.pop(flat, {})
-        group["params"] = list(self.parameters)
+        group["params"] = [piece.weights for piece in self._pieces]
         if "fused" in group:  # torch 2.13's fused SGD takes none that have a momentum beside some that have not
             group["fused"] = self._fused
+        sizes = [piece.total.numel() for piece in self._pieces]
         for name, value in known.items():
             is_by_number = isinstance(value, Tensor) and value.shape == flat.shape
-            parts = self.views(value) if is_by_number else [value] * len(self.parameters)
-            for p, part in zip(self.parameters, parts, strict=True):
-                self.optimizer.state[p][name] = part.clone() if isinstance(part, Tensor) else part
+            parts = value.split(sizes) if is_by_number else [value] * len(sizes)
+            for piece, part in zip(self._pieces, parts, strict=True):
+                own = part.view_as(piece.weights).clone() if is_by_number else part
+                self.optimizer.state[piece.weights][name] = own.clone() if isinstance(own, Tensor) else own
         self._is_flat = False
 
     def state(self) -> dict[str, Any]:

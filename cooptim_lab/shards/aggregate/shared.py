@@ -1,0 +1,167 @@
+"""The fastest message is the one that is not sent: on one host, weights and gradients lie in memory that all ranks have.
+
+Each rank adds its part of all gradients, in the order of ranks, and updates its part of the weights, of which there is
+one copy; so there is of what the optimizer remembers. Two meetings a step: all gradients are there; all weights are.
+The order of the sum is fixed and every number is updated once, so the result is that of `ordered`, bit for bit.
+
+Over several hosts there is one such memory on each. As many ranks as the smallest has own a part there, and what the
+i-th ranks of all hosts have added up goes between them: every number crosses a link once.
+
+A part of the optimizer on each rank: Rajbhandari et al., "ZeRO: memory optimizations toward training trillion parameter
+models", SC 2020; here in one memory.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...comm.host import LINE, Meeting, find_host, share
+from ...comm.objects import agreed
+from ...comm.timeline import ALL, Timeline
+from ...comm.waiting import complete
+from ...errors import InputError
+from ...training.stepping import clip_factor
+from .base import Settings
+from .place import Place
+from .replica import CONTROL, Replica
+from .synchronous import Synchronous
+
+PAGE = 4096
+
+
+class OneMemory(Place):
+    """Of all ranks of a host: the weights once, a gradient of each rank, and words by which they meet.
+
+    Attributes
+    ----------
+    host : Host
+        Who they are.
+    every : numpy.ndarray
+        The gradients of all of them, in the order of ranks, and what is behind each: (ranks, numbers).
+    start, end : int
+        The weights that this rank updates.
+    said : numpy.ndarray
+        What all ranks of all hosts had to say, (CONTROL,), for those that own no part.
+    """
+
+    def __init__(self, comm: Any, timeline: Timeline) -> None:
+        self._comm, self._timeline = comm, timeline
+        self.host = find_host(comm)
+
+    def make(self, numbers: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Collective."""
+        ranks, kind = len(self.host.ranks), torch.empty(0, dtype=dtype).numpy().dtype
+        head, width = _pages(Meeting.room(ranks)), _pages(numbers * kind.itemsize)
+        memory = share(self._comm, self.host, head + (ranks + 1) * width)
+        self.meeting = Meeting(self._comm, self.host, memory, self._timeline)
+        rows = np.frombuffer(memory, kind, (ranks + 1) * width // kind.itemsize, head).reshape(ranks + 1, -1)
+        weights, self.every = rows[0, :numbers], rows[1:, :numbers]
+        self.said = weights[-CONTROL:]
+        return torch.from_numpy(weights), torch.from_numpy(self.every[self.host.place])
+
+    def part(self, count: int) -> tuple[int, int]:
+        """Borders lie between cache lines: two ranks that write to one would take it from each other."""
+        in_line, owners, place = LINE // self.every.itemsize, self.host.fewest, self.host.place
+        lines = -(-count // in_line)
+        self.start, self.end = (min(count, lines * min(i, owners) // owners * in_line) for i in (place, place + 1))
+        return self.start, self.end
+
+    def total(self, gradient: Tensor, start: int, end: int) -> Tensor:
+        """In the first rank's gradient: of that, nobody needs this part again."""
+        return torch.from_numpy(self.every[0, start:end])
+
+
+def _pages(size: int) -> int:
+    """Bytes, of whole pages."""
+    return -(-size // PAGE) * PAGE
+
+
+class Shared(Synchronous):
+    """Each rank adds up, and updates, a part of the weights that all have."""
+
+    is_replicated, shares_weights = False, True
+
+    def __init__(self, comm: Any, replica: Replica, settings: Settings, timeline: Timeline) -> None:
+        super().__init__(comm, replica, settings, timeline)
+        place = replica.place
+        assert isinstance(place, OneMemory)
+        start, end = place.start, place.end
+        self._place, self._meeting, self._mine = place, place.meeting, replica.weights[start:end]
+        self._total, *self._others = (torch.from_numpy(row[start:end]) for row in place.every)
+        self._tails, self._tail = place.every[:, replica.count :], np.zeros(replica.behind, place.every.dtype)
+        self._across = self._reach_across() if place.host.count > 1 else None
+        self._before = self._mine.clone() if replica.is_trial else None
+
+    def _reach_across(self) -> Any:
+        """Communicator of the ranks of all hosts that own the same part, or of those that own none. Collective."""
+        return self.comm.Split(min(self._place.host.place, self._place.host.fewest), self.rank)
+
+    @property
+    def _is_owner(self) -> bool:
+        return self._place.host.place < self._place.host.fewest
+
+    def exchange(self) -> None:
+        replica, meeting = self.replica, self._meeting
+        replica.tell()
+        meeting.meet()
+        if self._before is not None:
+            agreed(self.comm, self._see_unwritten)
+        self._add_up()
+        if replica.clip is not None:
+            self._clip(replica.clip)
+        if len(self._mine):
+            replica.update_part(np.flatnonzero(self._tail[:-CONTROL] == 0).tolist())
+        replica.follow()
+        if self._before is not None:
+            self._before.copy_(self._mine)
+        meeting.meet()
+        replica.control[:] = self._tail[-CONTROL:] if self._across is None else self._place.said
+
+    def _add_up(self) -> None:
+        """This rank's part of all gradients, and what all ranks have to say."""
+        for part in self._others:
+            self._total.add_(part)
+        np.add.reduce(self._tails, 0, out=self._tail)
+        if self._across is None:
+            return
+        from mpi4py import MPI
+
+        began, sent = time.perf_counter(), 0
+        if self._is_owner:
+            sums = (self._total.numpy(), self._tail)
+            for request in [self._across.Iallreduce(MPI.IN_PLACE, each) for each in sums]:
+                complete(request, *sums)
+            sent = sum(each.nbytes for each in sums)
+        self.timeline.called(began, ALL, sent)
+        if self._place.host.place == 0:
+            self._place.said[:] = self._tail[-CONTROL:]
+
+    def _clip(self, most: float) -> None:
+        """By the norm of all parts, which nobody scales before all have read it."""
+        self._meeting.meet()
+        factor = clip_factor(torch.from_numpy(self._place.every[0, : self.replica.count]), most)
+        self._meeting.meet()
+        self._total.mul_(factor)
+
+    def _see_unwritten(self) -> None:
+        """That the model has not written to its own weights: as often as there are ranks, in one memory.
+
+        Raises
+        ------
+        InputError
+        """
+        assert self._before is not None
+        if not np.array_equal(self._before.numpy().view(np.uint8), self._mine.numpy().view(np.uint8)):
+            raise InputError(
+                "the model writes to its own parameters while it computes, and here all ranks have the same ones: "
+                "aggregate by allreduce"
+            )
+
+    def close(self) -> None:
+        if self._across is not None:
+            self._across.Free()
