@@ -222,9 +222,17 @@ class Drills:
 
     def a_rank_is_killed_in_training(self) -> float:
         """At a random step of a run in order, which goes on by itself to the same bits."""
-        options = {"workers": 2, "epochs": TRAINING_EPOCHS, "aggregate": "ordered", "pool": self.pool}
+        return self._killed_in_training("ordered")
+
+    def a_rank_is_killed_in_one_memory(self) -> float:
+        """The same where ranks share their weights: what it left half-written is nobody's; the bits are `ordered`'s."""
+        return self._killed_in_training("shared")
+
+    def _killed_in_training(self, way: str) -> float:
+        options = {"workers": 2, "epochs": TRAINING_EPOCHS, "aggregate": way, "pool": self.pool}
         if self._unbroken is None:
-            self._unbroken = weights_of(train_sharded(digits(), **options).wait(PATIENCE_SECONDS))
+            unbroken = train_sharded(digits(), **{**options, "aggregate": "ordered"})
+            self._unbroken = weights_of(unbroken.wait(PATIENCE_SECONDS))
         run = train_sharded(digits(), **options, save_every=SAVE_EVERY, retries=1)
         step = self.random.randrange(1, TRAINING_STEPS // 2)
         assert wait_until(lambda: steps_done(run) >= step)
@@ -373,6 +381,7 @@ DRILLS: dict[str, float] = {  # how often, as a part of --times
     "the_kernel_is_killed": 0.4,
     "the_guard_is_killed": 0.4,
     "a_rank_is_killed_in_training": 0.4,
+    "a_rank_is_killed_in_one_memory": 0.4,
     "the_server_is_killed": 0.1,
     "the_kernel_is_restarted": 0.1,
     "an_error_beside_ranks_that_wait": 1,

@@ -1,9 +1,9 @@
 """What the ranks of one host have in common: a block of memory, and a place in it where they wait for each other.
 
-The block is a file without a name (memfd): no folder has room to run out of (`/dev/shm` of a container often has 64 MB),
-and whatever becomes of the ranks nothing of it is left when the last one that has it is gone. MPI's own window
-(`MPI.Win.Allocate_shared`) lies in that folder, and only all ranks together can give it back, which one that was
-interrupted does not do.
+The block is a file without a name: on Linux in no folder (memfd), so that there is none to run out of room (`/dev/shm`
+of a container often has 64 MB), elsewhere in the one for temporary files. Whatever becomes of the ranks, nothing of it
+is left when the last one that has it is gone. MPI's own window (`MPI.Win.Allocate_shared`) lies in `/dev/shm`, and only
+all ranks together can give it back, which one that was interrupted does not do.
 
 In it they meet by words: each writes how often it has come, in a cache line of its own, and looks at the others'. That
 no message is needed is an affair of x86-64, where what one CPU writes is seen by others in the order in which it was
@@ -13,11 +13,13 @@ the core is another's.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import os
 import platform
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -67,6 +69,8 @@ def find_host(comm: Any) -> Host:
     """By MPI's word for who can share memory. Collective."""
     from mpi4py import MPI
 
+    if comm.Get_size() == 1:
+        return Host((0,), 0, 1, 1)
     near = comm.Split_type(MPI.COMM_TYPE_SHARED)
     first = np.array([comm.Get_rank()])
     near.Bcast(first, root=0)
@@ -85,31 +89,30 @@ def share(comm: Any, host: Host, size: int) -> mmap.mmap:
     InputError
         Where the system has none of that kind, or not so much of it.
     """
-    held = -1
-    try:
-        if host.place == 0:
-            held = agreed(comm, lambda: _make(size))
-        else:
-            agreed(comm, lambda: None)
-        paths = allgather(comm, f"/proc/{os.getpid()}/fd/{held}")
+    with contextlib.ExitStack() as made:
+        mine = agreed(comm, lambda: _make(size, made) if host.place == 0 else "")
+        paths = allgather(comm, mine)
         return agreed(comm, lambda: _open(paths[host.ranks[0]], size))
-    finally:
-        if held >= 0:
-            os.close(held)
 
 
-def _make(size: int) -> int:
-    if not hasattr(os, "memfd_create"):
-        raise InputError("ranks share memory on Linux alone: aggregate by allreduce")
-    made = os.memfd_create("cooptim")
-    try:
-        os.posix_fallocate(made, 0, size)  # now, and not when somebody writes to it, which would be a rank's death
+def _make(size: int, until: contextlib.ExitStack) -> str:
+    """Its path, by which others can open it until then."""
+    path = ""
+    if hasattr(os, "memfd_create"):
+        made = os.memfd_create("cooptim")
+        path = f"/proc/{os.getpid()}/fd/{made}"
+    else:
+        made, path = tempfile.mkstemp(prefix="cooptim")
+        until.callback(os.unlink, path)
+    until.callback(os.close, made)
+    try:  # now, and not when somebody writes to it, which would be a rank's death
+        os.posix_fallocate(made, 0, size) if hasattr(os, "posix_fallocate") else os.truncate(made, size)
     except OSError as error:
-        os.close(made)
         raise InputError(
-            f"{size / 1e6:.0f} MB that all ranks share cannot be had ({error.strerror}): aggregate by allreduce"
+            f"{size / 1e6:.0f} MB that all ranks of a host share cannot be had there ({error.strerror}): aggregate by "
+            "allreduce"
         ) from error
-    return made
+    return path
 
 
 def _open(path: str, size: int) -> mmap.mmap:

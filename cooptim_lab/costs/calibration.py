@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ..comm.context import Context
+from ..comm.host import Meeting, find_host, share
 from ..comm.timeline import Timeline
 from ..comm.waiting import complete
 from ..data.holding import hold_out
@@ -28,7 +29,7 @@ from ..hardware import allowed_cpus
 from ..preparing.building import build_model, on_trial
 from ..preparing.scoring import loss_of
 from ..runs.events import Progress
-from ..shards.aggregate import Replica, Settings, make_aggregator
+from ..shards.aggregate import Replica, Settings, make_aggregator, make_place
 from ..task import Task
 from .formulas import WAYS
 from .links import Calibration, Compute, Link
@@ -57,11 +58,12 @@ def calibrate(context: Context) -> dict[str, Any] | None:
     local = measure_link(comm, *inside) if inside else None
     remote = measure_link(comm, *between) if between else None
     cpus = min(comm.allgather(allowed_cpus()))
+    meeting = measure_meeting(comm)
     gamma = measure_gamma() if context.is_root else 0.0
     meet(comm)
     if not context.is_root:
         return None
-    return Calibration(local=local, between=remote, gamma=gamma, cpus=cpus).summary()
+    return Calibration(local=local, between=remote, meeting=meeting, gamma=gamma, cpus=cpus).summary()
 
 
 def host_numbers(comm: Any) -> list[int]:
@@ -133,6 +135,18 @@ class _Pair:
 
     def receive(self, array: np.ndarray) -> None:
         complete(self.comm.Irecv(array, source=self.peer), array)
+
+
+def measure_meeting(comm: Any) -> float:
+    """Seconds of a meeting in shared memory, on the slowest host. Collective."""
+    host = find_host(comm)
+    room = Meeting(comm, host, share(comm, host, Meeting.room(len(host.ranks))), Timeline(comm))
+    took = []
+    for _ in range(SHORT_TRIPS):
+        began = time.perf_counter()
+        room.meet()
+        took.append(time.perf_counter() - began)
+    return max(comm.allgather(statistics.median(took)))
 
 
 def measure_gamma() -> float:
@@ -230,10 +244,12 @@ class _Work:
     ) -> None:
         self.parts, self.done, self.ranks = parts, 0, context.size
         task = on_trial(task)
-        self.replica = Replica(build_model(task.model, seed), task, MOST_STEPS, is_trial=True)
+        timeline = Timeline(context.comm)
+        place, tells = make_place(way, context.comm, timeline), way == "shared"
+        self.replica = Replica(build_model(task.model, seed), task, MOST_STEPS, place=place, tells=tells, is_trial=True)
         self.loss_function = loss_of(task, parts[0][1])
         settings = Settings(sync_every=sync_every)
-        self.aggregator = make_aggregator(way, context.comm, self.replica, settings, Timeline(context.comm))
+        self.aggregator = make_aggregator(way, context.comm, self.replica, settings, timeline)
 
     def loss(self) -> Tensor:
         x, y = self.parts[self.done % len(self.parts)]

@@ -97,6 +97,22 @@ def _exchange(ranks: Sequence[int], mask: int, size: float) -> tuple[Message, ..
     return tuple((ranks[i], ranks[i ^ mask], size) for i in range(len(ranks)))
 
 
+def across(hosts: Sequence[int], size: float) -> list[Round]:
+    """The sum of `size` bytes of every host, to all hosts: a part by each set of ranks, one of every host.
+
+    As many sets as the smallest host has ranks; all at the same time. What `shared` sends between hosts.
+    """
+    groups: dict[int, list[int]] = {}
+    for rank, host in enumerate(hosts):
+        groups.setdefault(host, []).append(rank)
+    sets = list(zip(*groups.values(), strict=False))
+    rounds = []
+    for one in allreduce(len(groups), size / len(sets)):
+        messages = [(each[r], each[to], sent) for each in sets for r, to, sent in one.messages]
+        rounds.append(Round(tuple(messages), one.added))
+    return rounds
+
+
 def ring(ranks: int, size: float) -> list[Round]:
     """The same sum round a ring: 2 (M − 1) α + 2 (M − 1)/M n/β + (M − 1)/M n γ on equal links.
 

@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..errors import InputError
-from .collectives import allreduce, broadcast, ring, star
+from .collectives import across, allreduce, broadcast, ring, star
 from .links import Calibration, Compute, seconds
 
-WAYS = ("server", "allreduce", "local")
+WAYS = ("server", "allreduce", "shared", "local")
 LEAST, MOST = 4.0, 2.0**32
 """Bytes of a gradient: of one number, and of more than there will be."""
 LOSS_BYTES = 8
@@ -66,6 +66,8 @@ def exchange_seconds(way: str, size: float, hosts: Sequence[int], on: Calibratio
 
     server:     `star` to rank 0, there the sum of M vectors (M n γ), broadcast of the weights. Its bytes grow with M.
     allreduce:  see `allreduce`.
+    shared:     inside a host of m ranks, k of which own a part, two meetings and the sum of a part of all gradients,
+                (m − 1) n γ / k; between hosts see `across`.
     ring:       see `ring`; no way of ours, the bound to compare with.
     local:      at every H-th step an allreduce of weights and one of H losses, and two passes over the weights (2 n γ).
 
@@ -85,6 +87,10 @@ def exchange_seconds(way: str, size: float, hosts: Sequence[int], on: Calibratio
             return seconds(star(ranks, size), hosts, on) + sums + seconds(broadcast(hosts, size), hosts, on)
         case "allreduce":
             return seconds(allreduce(ranks, size), hosts, on)
+        case "shared":
+            here, owners = max(hosts.count(host) for host in set(hosts)), _owners(hosts)
+            inside = 2 * on.meeting + (here - 1) * size / owners * on.gamma * max(1.0, owners / on.cpus)
+            return inside + seconds(across(hosts, size), hosts, on)
         case "ring":
             return seconds(ring(ranks, size), hosts, on)
         case "local":
@@ -96,9 +102,21 @@ def exchange_seconds(way: str, size: float, hosts: Sequence[int], on: Calibratio
 def step_seconds(
     way: str, size: float, hosts: Sequence[int], on: Calibration, compute: Compute, sync_every: int = 1
 ) -> float:
-    """Seconds of one step: what is computed, then the exchange. With `server` the update is rank 0's alone."""
-    computing = compute.gradient + compute.update if way == "server" else compute.step
+    """Seconds of one step: what is computed, then the exchange.
+
+    With `server` the update is rank 0's alone; with `shared` each of k ranks of a host makes 1/k of it.
+    """
+    computing = compute.step
+    if way == "server":
+        computing = compute.gradient + compute.update
+    elif way == "shared":
+        computing = compute.gradient + (compute.step - compute.gradient) / _owners(hosts)
     return computing + exchange_seconds(way, size, hosts, on, sync_every)
+
+
+def _owners(hosts: Sequence[int]) -> int:
+    """Ranks of a host that own a part of the weights, where they share memory: all of the smallest host."""
+    return min(hosts.count(host) for host in set(hosts))
 
 
 def spread(ranks: int, hosts: Sequence[int]) -> list[int]:

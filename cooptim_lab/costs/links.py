@@ -35,6 +35,8 @@ class Calibration:
     """Between ranks of one host; None where there are no two."""
     between: Link | None
     """Between hosts, which all ranks of a host share; None where there is one host only."""
+    meeting: float = 0.0
+    """Seconds in which all ranks of a host meet in memory that they share."""
     gamma: float = 0.0
     """Seconds per byte that is added to another."""
     cpus: int = 1 << 10

@@ -17,6 +17,7 @@ from ..preparing.building import on_trial
 from ..runs.events import Note
 from ..task import Task
 from ..training.reporting import WARM_UP_STEPS
+from .aggregate.shared import Shared
 from .aggregate.synchronous import AllReduce
 from .deal import SharedBatch
 from .shard import Shard
@@ -35,6 +36,8 @@ def warm_up(context: Context, task: Task, shard: Shard) -> int:
     shard = replace(shard, loss=task.loss or shard.loss)
     with torch.random.fork_rng():
         step = build_step(context, task, shard, Timeline(context.comm), is_trial=True)
+        if isinstance(step.aggregator, Shared):
+            step.aggregator.watch()
         parts = shard.batches(0)[:WARM_UP_STEPS]
         for part in itertools.islice(itertools.cycle(parts), WARM_UP_STEPS):
             step.take(part)

@@ -37,7 +37,7 @@ WHY = (
 
 @dataclass(frozen=True, kw_only=True)
 class CostSpec(Spec):
-    """Server, allreduce and local at several numbers of workers: predicted beside measured."""
+    """Server, allreduce, shared and local at several numbers of workers: predicted beside measured."""
 
     way: ClassVar[str] = "costs"
     workers: tuple[int, ...] = option((2, 4), "numbers of MPI ranks to measure, as 2,4", at_least=2)  # type: ignore[assignment]
@@ -61,8 +61,8 @@ def measure_costs(task: Task | None = None, *, pool: RankPool | None = None, **o
     Returns
     -------
     Run
-        `run.wait()` gives a `CostRow` for server, allreduce and local at each number of workers. They come as `Costed`
-        events, α and β as a `Calibrated` event.
+        `run.wait()` gives a `CostRow` for server, allreduce, shared and local at each number of workers. They come as
+        `Costed` events, α and β as a `Calibrated` event.
 
     Raises
     ------

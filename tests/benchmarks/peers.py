@@ -41,6 +41,10 @@ def optimizer(parameters: Any, **how: Any) -> torch.optim.Optimizer:
     return torch.optim.SGD(parameters, lr=0.01, momentum=0.9, **how)
 
 
+def adam(parameters: Any, **how: Any) -> torch.optim.Optimizer:
+    return torch.optim.Adam(parameters, lr=0.001, **how)
+
+
 def parts(rows: int) -> Iterator[Tensor]:
     """Row numbers of batches, epoch after epoch."""
     while True:
@@ -59,8 +63,14 @@ def seconds_of_a_step(step: Callable[[Tensor], None], barrier: Callable[[], Any]
     return (time.perf_counter() - began) / steps
 
 
-def by_hand(context: Any, width: int, steps: int) -> float:
-    """On a rank: gradients that are views of one flat buffer, one Allreduce, one fused optimizer."""
+def by_hand(
+    context: Any, width: int, steps: int, make: Callable[..., torch.optim.Optimizer] = optimizer, alone: bool = False
+) -> float:
+    """On a rank: gradients that are views of one flat buffer, one Allreduce, one fused optimizer.
+
+    `alone` leaves out what is not a rank's own part of the computing: the Allreduce, and of the update what other ranks
+    could do.
+    """
     from mpi4py import MPI
 
     comm, size = context.comm, context.size
@@ -70,16 +80,24 @@ def by_hand(context: Any, width: int, steps: int) -> float:
     flat = torch.zeros(sum(p.numel() for p in model.parameters()))
     for p, grad in zip(model.parameters(), flat.split([p.numel() for p in model.parameters()]), strict=True):
         p.grad = grad.view_as(p)
-    update = optimizer(model.parameters(), fused=True)
+    update = make(_share_of(flat, size) if alone else model.parameters(), fused=True)
 
     def step(rows: Tensor) -> None:
         flat.zero_()
         cross_entropy(model(x[rows]), y[rows]).backward()
-        comm.Allreduce(MPI.IN_PLACE, flat)
-        flat.div_(size)
+        if not alone:
+            comm.Allreduce(MPI.IN_PLACE, flat)
+            flat.div_(size)
         update.step()
 
     return seconds_of_a_step(step, comm.Barrier, len(x), steps)
+
+
+def _share_of(flat: Tensor, size: int) -> list[Tensor]:
+    """As many weights as one of `size` ranks would update, with that part of a gradient."""
+    part = torch.zeros(len(flat) // size, requires_grad=True)
+    part.grad = flat[: len(part)]
+    return [part]
 
 
 def ddp(width: int, steps: int) -> float:

@@ -146,19 +146,23 @@ def step_seconds(result: Result) -> float:
     return result.seconds / result.steps
 
 
-def task_of(width: int) -> Task:
+def task_of(width: int, optimizer: Callable[..., torch.optim.Optimizer] = peers.optimizer) -> Task:
     return Task(
         model=partial(peers.perceptron, width),
         data=peers.data,
-        optimizer=peers.optimizer,
+        optimizer=optimizer,
         held_out=HELD_OUT,
         name="noise",
     )
 
 
-def watched(pool: RankPool, width: int, epochs: int) -> Result:
+def watched(
+    pool: RankPool, width: int, epochs: int, way: str = "allreduce",
+    optimizer: Callable[..., torch.optim.Optimizer] = peers.optimizer,
+) -> Result:  # fmt: skip
     """Ours as a notebook runs it: on record, and followed by a live chart."""
-    run = train_sharded(task_of(width), pool=pool, workers=2, aggregate="allreduce", batch=2 * BATCH, epochs=epochs)
+    task = task_of(width, optimizer)
+    run = train_sharded(task, pool=pool, workers=2, aggregate=way, batch=2 * BATCH, epochs=epochs)
     with messages_made():
         chart = LiveChart(title=run.title)
         watcher = threading.Thread(target=Follower(run, chart).until_the_end)

@@ -75,7 +75,7 @@ class TestCompletion:
             ("%cooptim subnets --f", ["--fuse"]),
             ("%cooptim subnets --fuse ", ["mean", "vote", "soup", "merge"]),
             ("%%cooptim subnets --split r", ["replicas"]),
-            ("%cooptim sharded --aggregate ", ["server", "allreduce", "ordered", "local", "diloco", "async"]),
+            ("%cooptim sharded --aggregate ", ["server", "allreduce", "ordered", "shared", "local", "diloco", "async"]),
             ("%cooptim sharded --aggregate a", ["allreduce", "async"]),
             ("%cooptim sharded --aggregate server --aggr", []),
             ("%cooptim speedup ", ["subnets", "sharded"]),

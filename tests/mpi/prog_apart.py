@@ -125,7 +125,7 @@ class Counting(Centred):
         return self.b(torch.relu(self.a(x)) * (0.1 * self.calls + 0.01 * self.seen))
 
 
-for way in ("server", "allreduce", "ordered"):
+for way in ("server", "allreduce", "ordered", "shared"):
     spec = Sharded(workers=size, aggregate=way, epochs=4, batch=24)
     result, notes = train(Counting, spec)
     plain = train_alone(task_of(Counting), spec, size)

@@ -219,10 +219,11 @@ def train(kind: Kind, spec: Sharded) -> tuple[nn.Module | None, list[str]]:
     return result and result.network, [event.text for event in events if isinstance(event, Note)]
 
 
-WAYS = ("server", "allreduce", "ordered")
+WAYS = ("server", "allreduce", "ordered", "shared")
 for place, (name, kind) in enumerate(KINDS.items()):
-    # Every way on two ranks; on other numbers of them the ways take turns, so that each kind meets all of them.
-    for way in WAYS if size == 2 else [WAYS[(place + size) % len(WAYS)]]:
+    # The ways take turns, two of them on two ranks, so that each kind meets all of them and each of these all kinds.
+    for turn in (0, 1) if size == 2 else (0,):
+        way = WAYS[(place + size + turn) % len(WAYS)]
         spec = Sharded(workers=size, aggregate=way, epochs=EPOCHS, batch=kind.batch)
         network, notes = train(kind, spec)
         found = differ(network, kind, spec)
@@ -300,3 +301,9 @@ class Renormed(nn.Module):
 _, notes = train(Kind(Renormed), Sharded(workers=size, aggregate="allreduce", epochs=2, batch=10))
 if size > 1 and rank == 0:
     assert any("ranks hold different values of e.weight" in note for note in notes), notes
+try:
+    train(Kind(Renormed), Sharded(workers=size, aggregate="shared", epochs=2, batch=10))
+except ValueError as error:
+    assert "the model writes to its own parameters while it computes" in str(error), str(error)
+else:
+    raise AssertionError("what a rank does to its weights was done to all ranks' weights")

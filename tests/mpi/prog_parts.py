@@ -66,7 +66,7 @@ def task_of(loss: Any) -> Task:
 
 SAID = "the gradient of loss is not that of its parts"
 assert train(by_rows, "allreduce")[0] < 1e-12
-for way in ("server", "allreduce", "ordered"):
+for way in ("server", "allreduce", "ordered", "shared"):
     if size == 1:
         assert train(masked, way)[0] < 1e-12, way
         continue

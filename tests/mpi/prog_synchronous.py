@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cooptim_lab.comm.timeline import Timeline
-from cooptim_lab.shards.aggregate import AGGREGATORS, Replica, Settings, make_aggregator
+from cooptim_lab.shards.aggregate import AGGREGATORS, Aggregator, Replica, Settings, make_aggregator, make_place
 from cooptim_lab.shards.aggregate.synchronous import AllReduce, add_in_order
 from cooptim_lab.shards.batchnorm import OverRanks
 from cooptim_lab.shards.deal import SharedBatch, deal, shard_batches
@@ -24,7 +24,7 @@ from cooptim_lab.training.loop import plain_step
 from tests.support import learning_by
 
 ROWS, BATCH, EPOCHS, SEED, TOLERANCE = 47, 10, 24, 3, 1e-12  # 5 steps an epoch, and no M divides the rows
-SYNCHRONOUS = ("server", "allreduce", "ordered")
+SYNCHRONOUS = ("server", "allreduce", "ordered", "shared")
 comm = MPI.COMM_WORLD
 rank, size = comm.Get_rank(), comm.Get_size()
 torch.set_num_threads(1)
@@ -68,6 +68,12 @@ class Plain:
         gradient[:] = sum(comm.allgather(gradient))
 
 
+def carrying(way, model: nn.Module, optimizer=momentum, **settings) -> Aggregator:
+    timeline = Timeline(comm)
+    replica = Replica(model, learning_by(optimizer), place=make_place(way, comm, timeline))
+    return make_aggregator(way, comm, replica, Settings(**settings), timeline)
+
+
 def sharded(
     way,
     weight: Callable[[SharedBatch], float] = lambda part: part.weight,
@@ -83,9 +89,7 @@ def sharded(
     model, losses = make(), []
     is_normed = share and make is normed
     over_ranks = OverRanks(comm)
-    aggregator = make_aggregator(
-        way, comm, Replica(model, learning_by(optimizer)), Settings(**settings), Timeline(comm)
-    )
+    aggregator = carrying(way, model, optimizer, **settings)
     if isinstance(aggregator, AllReduce):
         aggregator.use_buckets(buckets)
     everyone = deals(skew)
@@ -171,9 +175,10 @@ for way in SYNCHRONOUS:
     broken, _ = sharded(way, lambda part: 1 / size)
     assert distance(broken, expected) > 1e-6, way
 
-# `ordered` bit for bit; breakage: another order of adding is another number.
-trained, _ = sharded("ordered")
-assert torch.equal(trained, in_turn()), "ordered is not one process that plays all ranks"
+# `ordered` and `shared` bit for bit; breakage: another order of adding is another number.
+for way in ("ordered", "shared"):
+    trained, _ = sharded(way)
+    assert torch.equal(trained, in_turn()), f"{way} is not one process that plays all ranks"
 if size > 2:
     assert not torch.equal(trained, in_turn(backwards=True))
 
@@ -211,7 +216,7 @@ for staleness in (0, 1, 3):
 # Two ranks never disagree on when to stop: the wish travels with the step.
 for way in SYNCHRONOUS:
     model = network()
-    aggregator = make_aggregator(way, comm, Replica(model, learning_by(momentum)), Settings(), Timeline(comm))
+    aggregator = carrying(way, model)
     for wisher in (None, 0, size - 1):
         outcome = aggregator.step(lambda m=model: functional.cross_entropy(m(x), y), 1 / size, rank == wisher)
         assert outcome.stop is (wisher is not None), (way, wisher)
@@ -220,9 +225,7 @@ for way in SYNCHRONOUS:
 if size > 1:
     for way in [each for each in AGGREGATORS if each != "async"]:  # which ends on that rank alone
         model = network()
-        aggregator = make_aggregator(
-            way, comm, Replica(model, learning_by(momentum)), Settings(sync_every=1), Timeline(comm)
-        )
+        aggregator = carrying(way, model, sync_every=1)
         given = x * (np.nan if rank == 1 else 1)
         try:
             aggregator.step(lambda m=model, g=given: functional.cross_entropy(m(g), y), 1 / size, False)

@@ -91,7 +91,7 @@ def apart(task: Task, way: Any) -> float:
 
 warm_up, untouched = program.warm_up, Replica.untouched
 for model, optimizer, ways in (
-    (ByStep, adam, ("allreduce", "server", "ordered")),
+    (ByStep, adam, ("allreduce", "server", "ordered", "shared")),
     (ByRow, momentum, ("allreduce", "server", Plain)),
     (Late, adam, ("allreduce",)),
 ):

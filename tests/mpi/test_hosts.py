@@ -14,8 +14,10 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import torch
+from torch import nn
 
-from cooptim_lab import PoolError, RankFailure, RankPool, RunStopped
+from cooptim_lab import PoolError, RankFailure, RankPool, RunStopped, Task, train_sharded
 from cooptim_lab.hardware import find_mpiexec
 from cooptim_lab.ranks.meeting import UNANSWERED_SECONDS, Meeting
 from cooptim_lab.runs.events import Phase
@@ -63,6 +65,30 @@ def test_data_crosses_the_link_once_for_all_ranks_of_a_host(far, hosts):
     assert far.run(lambda context, data: float(data.sum()), data=data) == [float(data.sum())] * 3
     assert data.nbytes < crossed(hosts) - before < 1.3 * data.nbytes
     assert far.run(lambda context, data: data.__setitem__(0, 1.0) or float(data[0]), data=data) == [1.0] * 3
+
+
+def test_one_memory_on_each_host_is_one_process(far, hosts):
+    """One rank here, two there: what one process trains, whatever part of the weights is whose."""
+    x = torch.randn(400, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    task = Task(model=narrow, data=(x, (x[:, 0] > 0).long()), optimizer=adam, clip=0.5, name="two hosts")
+    options = {"pool": far, "workers": 3, "epochs": 2, "batch": 48}
+    shared, ordered = (
+        train_sharded(task, aggregate=way, **options).wait(PATIENCE_SECONDS) for way in ("shared", "ordered")
+    )
+    pairs = zip(shared.network.parameters(), ordered.network.parameters(), strict=True)
+    assert max(float((a - b).detach().abs().max()) for a, b in pairs) < 1e-12
+    sent = [part["sent"] / part["steps"] for part in shared.breakdown]
+    numbers = sum(p.numel() for p in narrow().parameters())
+    assert sent[0] == sent[1] > 8 * numbers  # the first of each host has all of them
+    assert sent[2] == 0
+
+
+def narrow():
+    return nn.Sequential(nn.Linear(6, 30), nn.Tanh(), nn.Linear(30, 2)).double()
+
+
+def adam(parameters):
+    return torch.optim.Adam(parameters, lr=0.01)
 
 
 def test_what_each_rank_alone_is_sent_arrives_and_the_rest_once(far, hosts):

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from cooptim_lab import Task
 from cooptim_lab.comm.timeline import Timeline
-from cooptim_lab.shards.aggregate import AGGREGATORS, Replica, Settings, make_aggregator
+from cooptim_lab.shards.aggregate import AGGREGATORS, Replica, Settings, make_aggregator, make_place
 from cooptim_lab.shards.aggregate.replica import CONTROL
 from cooptim_lab.training.cutting import shard
 from tests.support import SoloComm, learning_by, refused
@@ -38,9 +38,9 @@ def sgd(parameters):
 
 def alone(way, model, optimizer=sgd, **settings):
     """An aggregator of one rank."""
-    return make_aggregator(
-        way, SoloComm(), Replica(model, learning_by(optimizer)), Settings(**settings), Timeline(SoloComm())
-    )
+    timeline = Timeline(SoloComm())
+    replica = Replica(model, learning_by(optimizer), place=make_place(way, SoloComm(), timeline))
+    return make_aggregator(way, SoloComm(), replica, Settings(**settings), timeline)
 
 
 def whole():

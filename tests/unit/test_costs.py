@@ -10,7 +10,7 @@ import pytest
 
 from cooptim_lab.costs import collectives
 from cooptim_lab.costs import formulas as costs
-from cooptim_lab.costs.collectives import allreduce, broadcast, gather, ring, star
+from cooptim_lab.costs.collectives import across, allreduce, broadcast, gather, ring, star
 from cooptim_lab.costs.formulas import CostRow, crossing, exchange_seconds, spread, step_seconds
 from cooptim_lab.costs.links import Calibration, Compute, Link, Round, seconds
 from cooptim_lab.studies import costs as costing
@@ -75,6 +75,25 @@ class TestClosedForms:
         expected = 2 * (ranks - 1) * ALPHA + 2 * part / BETA + part * GAMMA
         assert seconds(ring(ranks, SIZE), one_host(ranks), ALIKE) == pytest.approx(expected)
 
+    @pytest.mark.parametrize("ranks", RANKS)
+    def test_in_one_memory_each_rank_adds_a_part_between_two_meetings(self, ranks):
+        on = Calibration(local=ALIKE.local, between=None, meeting=3 * ALPHA, gamma=GAMMA)
+        expected = 6 * ALPHA + (ranks - 1) / ranks * SIZE * GAMMA
+        assert exchange_seconds("shared", SIZE, one_host(ranks), on) == pytest.approx(expected)
+        few = Calibration(local=ALIKE.local, between=None, meeting=3 * ALPHA, gamma=GAMMA, cpus=1)
+        assert exchange_seconds("shared", SIZE, one_host(ranks), few) == pytest.approx(
+            6 * ALPHA + (ranks - 1) * SIZE * GAMMA
+        )
+        took = step_seconds("shared", SIZE, one_host(ranks), on, Compute(gradient=1.0, update=0.4, step=1.5))
+        assert took == pytest.approx(1 + 0.5 / ranks + expected)
+
+    @pytest.mark.parametrize("places", [(2, 2), (3, 2), (1, 4)])
+    def test_in_two_memories_every_number_crosses_the_link_once(self, places):
+        hosts = [0] * places[0] + [1] * places[1]
+        crossed = [m for one in across(hosts, SIZE) for m in one.messages]
+        assert all(hosts[source] != hosts[to] for source, to, _ in crossed)
+        assert sum(size for source, _, size in crossed if hosts[source] == 0) == pytest.approx(SIZE)
+
     def test_local_meets_at_every_hth_step(self):
         hosts = one_host(4)
         meeting = exchange_seconds("allreduce", SIZE, hosts, ALIKE) + 2 * SIZE * GAMMA
@@ -89,7 +108,7 @@ class TestLimits:
     @pytest.mark.parametrize("ranks", [2, 4])
     def test_nothing_to_send_costs_the_latency_alone(self, way, ranks):
         latencies = {"server": ranks - 1 + log2(ranks), "allreduce": log2(ranks), "local": 2 * log2(ranks)}
-        latencies["ring"] = 2 * (ranks - 1)
+        latencies["ring"], latencies["shared"] = 2 * (ranks - 1), 0
         free = Calibration(local=Link(ALPHA, 1e30, 1e30), between=None)
         assert exchange_seconds(way, 0, one_host(ranks), free) == pytest.approx(latencies[way] * ALPHA)
 

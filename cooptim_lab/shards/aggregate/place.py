@@ -41,8 +41,9 @@ class Piece(NamedTuple):
 
 
 def pieces_of(
-    parameters: Sequence[Tensor], ranges: Sequence[tuple[int, int]], weights: Tensor, total: Tensor, start: int, end: int
-) -> list[Piece]:
+    parameters: Sequence[Tensor], ranges: Sequence[tuple[int, int]], weights: Tensor, total: Tensor, start: int,
+    end: int,
+) -> list[Piece]:  # fmt: skip
     """Of weights[start:end], parameter by parameter; `total` is for those."""
     found = []
     for place, (p, (first, last)) in enumerate(zip(parameters, ranges, strict=True)):

@@ -93,7 +93,7 @@ class Replica:
             )
         self.count = sum(p.numel() for p in self.parameters)
         self.behind = CONTROL + (len(self.parameters) if tells else 0)
-        self.place, self.is_trial = place, is_trial
+        self.place = place
         self.weights, self.gradient = place.make(self.count + self.behind, self.parameters[0].dtype)
         self.control = self.gradient[-CONTROL:].numpy()
         self._told = self.gradient[self.count : -CONTROL]
@@ -110,7 +110,7 @@ class Replica:
             value.copy_(p.detach())
             p.data, p.grad = value, grad
         self.optimizer = self._over_part(optimizer)
-        self.scheduler = make_scheduler(task, optimizer, steps, is_trial=is_trial)
+        self.scheduler = make_scheduler(task, self.optimizer, steps, is_trial=is_trial)
         self._is_hooked = bool(hooked(model))
 
     def _over_part(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:

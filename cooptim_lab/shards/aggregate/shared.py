@@ -1,4 +1,4 @@
-"""The fastest message is the one that is not sent: on one host, weights and gradients lie in memory that all ranks have.
+"""The fastest message is the one that is not sent: on one host, weights and gradients lie in memory of all ranks.
 
 Each rank adds its part of all gradients, in the order of ranks, and updates its part of the weights, of which there is
 one copy; so there is of what the optimizer remembers. Two meetings a step: all gradients are there; all weights are.
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ...comm.host import LINE, Meeting, find_host, share
-from ...comm.objects import agreed
+from ...comm.objects import agreed, barrier
 from ...comm.timeline import ALL, Timeline
 from ...comm.waiting import complete
 from ...errors import InputError
@@ -95,7 +95,12 @@ class Shared(Synchronous):
         self._total, *self._others = (torch.from_numpy(row[start:end]) for row in place.every)
         self._tails, self._tail = place.every[:, replica.count :], np.zeros(replica.behind, place.every.dtype)
         self._across = self._reach_across() if place.host.count > 1 else None
-        self._before = self._mine.clone() if replica.is_trial else None
+        self._before: Tensor | None = None
+
+    def watch(self) -> None:
+        """From now on see, after every step, that nobody but this class has written to the weights. Collective."""
+        self._before = self._mine.clone()
+        barrier(self.comm)  # nobody computes before all have a copy
 
     def _reach_across(self) -> Any:
         """Communicator of the ranks of all hosts that own the same part, or of those that own none. Collective."""
