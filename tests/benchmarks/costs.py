@@ -1,4 +1,4 @@
-"""What a step costs by server, allreduce and local: predicted from α and β beside measured, over a slow link.
+"""What a step costs by server, allreduce, shared and local: predicted from α and β beside measured, over a slow link.
 
 Two network namespaces stand for two hosts with half of the CPUs each, joined by a link of limited rate. The model is
 so wide that the exchange is most of a step. What is predicted must lie within 20 % of what is measured, and the plot
@@ -28,7 +28,7 @@ PLACES = {2: (1, 1), 4: (2, 2)}
 """Ranks on the two hosts, by their number."""
 OFF, ROUNDS = 0.2, 9
 PLOT = Path("build") / "costs.png"
-COLOURS = {"server": "#0072B2", "allreduce": "#D55E00", "local": "#009E73", "ring": "#999999"}
+COLOURS = {"server": "#0072B2", "allreduce": "#D55E00", "local": "#009E73", "shared": "#CC79A7", "ring": "#999999"}
 
 
 def make_task() -> Task:

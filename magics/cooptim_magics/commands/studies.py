@@ -65,7 +65,7 @@ COMPARE = Command(
 )
 COSTS = Command(
     "costs",
-    "a step by server, allreduce, local: predicted from α and β beside measured",
+    "a step by server, allreduce, shared, local: predicted from α and β beside measured",
     study_costs,
     options=(*from_spec(CostSpec), *RUNNING),
     spec=CostSpec,
