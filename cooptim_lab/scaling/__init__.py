@@ -1,0 +1,1 @@
+"""What a measurement says beyond itself: laws of scaling, their limits."""
