@@ -20,12 +20,13 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import psutil
 
-from cooptim_lab import InputError, LabError, RankFailure, RankPool, Result, RunStopped, digits, train_sharded
+from cooptim_lab import InputError, LabError, RankFailure, RankPool, Result, RunStopped, Task, digits, train_sharded
 from cooptim_lab.comm.waiting import complete
 from cooptim_lab.ranks.attempt import ANSWER_SECONDS
 from cooptim_lab.ranks.forking import current_nursery, shared_nursery
@@ -74,6 +75,17 @@ pool.run(lambda context: None)
 print("ready", flush=True)
 pool.run(spin)
 """
+
+
+def wide_digits() -> Task:
+    """A network so wide that ranks with one memory divide it."""
+
+    def network():
+        from torch import nn
+
+        return nn.Sequential(nn.Linear(64, 500), nn.ReLU(), nn.Linear(500, 10))
+
+    return replace(digits(), model=network)
 
 
 def collective(context, size) -> None:
@@ -231,9 +243,9 @@ class Drills:
     def _killed_in_training(self, way: str) -> float:
         options = {"workers": 2, "epochs": TRAINING_EPOCHS, "aggregate": way, "pool": self.pool}
         if self._unbroken is None:
-            unbroken = train_sharded(digits(), **{**options, "aggregate": "ordered"})
+            unbroken = train_sharded(wide_digits(), **{**options, "aggregate": "ordered"})
             self._unbroken = weights_of(unbroken.wait(PATIENCE_SECONDS))
-        run = train_sharded(digits(), **options, save_every=SAVE_EVERY, retries=1)
+        run = train_sharded(wide_digits(), **options, save_every=SAVE_EVERY, retries=1)
         step = self.random.randrange(1, TRAINING_STEPS // 2)
         assert wait_until(lambda: steps_done(run) >= step)
         victim = self.random.randrange(2)
@@ -241,7 +253,9 @@ class Drills:
         began = time.monotonic()
         assert wait_until(lambda: any(isinstance(event, Resumed) for event in run.log.since(0)) or run.ended)
         seconds = time.monotonic() - began
-        assert weights_of(run.wait(PATIENCE_SECONDS)) == self._unbroken, "the weights are not those of an unbroken run"
+        result = run.wait(PATIENCE_SECONDS)
+        assert result.engine == way, f"{result.engine}: the network is too small"
+        assert weights_of(result) == self._unbroken, "the weights are not those of an unbroken run"
         return seconds
 
     def a_flood_of_output(self) -> float:

@@ -24,11 +24,13 @@ from cooptim_lab import InputError, Task
 from cooptim_lab.comm.context import Context
 from cooptim_lab.preparing.prepare import prepare
 from cooptim_lab.programs import train_baseline, train_sharded, train_subnets
+from cooptim_lab.shards.aggregate import shared
 from cooptim_lab.training.loop import batches
 from cooptim_lab.training.spec import Baseline, Sharded, Subnets
 from tests.one_process import distance, train_alone
 
 ROWS, EPOCHS, TOLERANCE = 61, 3, 1e-9
+shared.SMALL = 0  # so that small networks are divided too
 WAYS = ("server", "allreduce", "ordered", "shared")
 ACTIVATIONS = (nn.Tanh, nn.ReLU, nn.GELU, nn.SiLU, nn.Softplus)
 

@@ -38,8 +38,8 @@ PATIENCE, IMPATIENCE = 10_000, 50
 NAP_SECONDS = 1e-3
 """Of sleep at the most: a wake is lost where one looks for sleepers at the instant in which another lies down."""
 WORDS = LINE // 4
-CAME, ASLEEP = 0, 1
-"""Of a rank's words: how often it has come; whether it sleeps."""
+CAME, ASLEEP, MARK = 0, 1, 2
+"""Of a rank's words: how often it has come; whether it sleeps; what it marks for the others to see when they meet."""
 HAS_FUTEX = sys.platform == "linux" and platform.machine() == "x86_64"
 SYS_FUTEX, FUTEX_WAIT, FUTEX_WAKE = 202, 0, 1
 """Of Linux on x86-64 (asm/unistd_64.h, linux/futex.h)."""
@@ -152,6 +152,14 @@ class Meeting:
         """Bytes that so many need."""
         return ranks * LINE
 
+    def mark(self, value: bool) -> None:
+        """Tell the others, who see it when all have met."""
+        self._words[self._mine + MARK] = value
+
+    def is_marked(self) -> bool:
+        """Whether any of them was, or this one, when all met."""
+        return any(self._words[place + MARK] for place in (self._mine, *self._others))
+
     def meet(self) -> None:
         """Wait until all have come as often as this rank. What each wrote before, all can read then."""
         began = time.perf_counter()
@@ -162,19 +170,19 @@ class Meeting:
         self._timeline.called(began, ALL, 0)
 
     def _come(self) -> None:
-        words = self._words
-        self._times += 1
-        words[self._mine + CAME] = self._times
+        words, self._times = self._words, self._times + 1
+        times = self._times
+        words[self._mine] = times  # CAME, which is the first: additions are what this costs
         for other in self._others:
             if words[other + ASLEEP]:
-                _call(SYS_FUTEX, self._address + 4 * (self._mine + CAME), FUTEX_WAKE, 1 << 30, None, None, 0)
+                _call(SYS_FUTEX, self._address + 4 * self._mine, FUTEX_WAKE, 1 << 30, None, None, 0)
                 break
         for other in self._others:
             looks = self._looks
-            while words[other + CAME] < self._times:
+            while words[other] < times:
                 looks -= 1
                 if looks < 0:
-                    self._sleep(other + CAME)
+                    self._sleep(other)
 
     def _sleep(self, word: int) -> None:
         """Until somebody writes to that word, or a little while; also if it has just been written."""

@@ -245,8 +245,8 @@ class _Work:
         self.parts, self.done, self.ranks = parts, 0, context.size
         task = on_trial(task)
         timeline = Timeline(context.comm)
-        place, tells = make_place(way, context.comm, timeline), way == "shared"
-        self.replica = Replica(build_model(task.model, seed), task, MOST_STEPS, place=place, tells=tells, is_trial=True)
+        place = make_place(way, context.comm, timeline)
+        self.replica = Replica(build_model(task.model, seed), task, MOST_STEPS, place=place, is_trial=True)
         self.loss_function = loss_of(task, parts[0][1])
         settings = Settings(sync_every=sync_every)
         self.aggregator = make_aggregator(way, context.comm, self.replica, settings, timeline)

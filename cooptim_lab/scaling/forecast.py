@@ -1,8 +1,8 @@
-"""What a series says of other numbers of workers: the law that has foretold its own last point best, and how sure that is.
+"""What a series says of other numbers of workers: the law that has foretold its last point best, and how sure that is.
 
 A law is chosen without looking at what it is to foretell: each is fitted to all points but the last, and the one whose
-word for the last was nearest is fitted to all. Its interval is as wide as it was wrong then, as it is off the points, and
-as other laws that were about as good say something else; by how much of each was found on published tables
+word for the last was nearest is fitted to all. Its interval is as wide as it was wrong then, as it is off the points,
+and as other laws that were about as good say something else; by how much of each was found on published tables
 (`python -m tests.benchmarks laws`), on which such intervals of 90 % hold in 85 to 95 of 100.
 
 No law sees a collapse coming: which mechanism sets in next is in no curve.
@@ -76,7 +76,7 @@ class Forecast:
         ]
 
     def next_to_measure(self, counts: Sequence[int]) -> int | None:
-        """The smallest of some counts at which laws that are about as good differ most for its cost; None if they do not.
+        """Of some counts, the one at which laws that are about as good differ most for its cost; None if they do not.
 
         A run on N workers costs N of them: what is gained is how far apart the laws' words are there.
         """

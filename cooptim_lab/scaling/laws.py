@@ -179,7 +179,11 @@ LAWS: dict[str, Law] = {
         Law("tree", "log N rounds of messages (Thakur et al., IJHPCA 19, 2005)", _tree),
         Law("two levels", "sums inside hosts, and between them", _levels),
         Law("two levels, tree", "the same, and log H rounds between H hosts", _many_levels),
-        Law("server", "what all send goes through servers, the largest tensor through one (Li et al., OSDI 2014)", _server),
+        Law(
+            "server",
+            "what all send goes through servers, the largest tensor through one (Li et al., OSDI 2014)",
+            _server,
+        ),
     )
 }
 
@@ -236,5 +240,7 @@ def karp_flatt(speedup: float, workers: int) -> float:
         For one worker, which says nothing of it, or a speedup that is not above 0.
     """
     if workers < 2 or not speedup > 0:
-        raise InputError(f"workers = {workers}, speedup = {speedup}: a serial fraction needs 2 workers, and one above 0")
+        raise InputError(
+            f"workers = {workers}, speedup = {speedup}: a serial fraction needs 2 workers, and one above 0"
+        )
     return (1 / speedup - 1 / workers) / (1 - 1 / workers)

@@ -16,6 +16,7 @@ from ..task import Task
 from ..training.loop import Clock, fit
 from ..training.reporting import make_recorder, make_result, record_score, tell_findings
 from ..training.spec import Sharded
+from .aggregate.shared import Posted
 from .aggregate.synchronous import AllReduce, Synchronous
 from .batchnorm import average_buffers
 from .deal import SharedBatch
@@ -142,6 +143,8 @@ class _Training:
         engine = spec.aggregate if isinstance(spec.aggregate, str) else spec.aggregate.__name__
         if isinstance(self.aggregator, AllReduce) and self.aggregator.buckets > 1:
             engine += f", {self.aggregator.buckets} buckets"
+        if isinstance(self.aggregator, Posted):
+            engine += ", undivided"
         return make_result(
             context, self.task, spec, network, score, seconds, self.recorder.steps, finished,
             engine=engine, breakdown=breakdown(self.timeline, hosts), staleness=self.aggregator.staleness,

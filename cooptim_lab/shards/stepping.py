@@ -127,7 +127,7 @@ def build_step(
     """
     spec, comm = shard.spec, context.comm
     model = put(unpacked(shard.network), training=True)
-    tells = spec.compress != "none" or spec.aggregate == "shared" or not isinstance(spec.aggregate, str)
+    tells = spec.compress != "none" or not isinstance(spec.aggregate, str)
     place = make_place(spec.aggregate, comm, timeline)
     steps = spec.epochs * shard.per_epoch
     replica = Replica(model, task, steps, place=place, tells=tells, is_trial=is_trial)

@@ -43,7 +43,7 @@ REACHES = {
 }
 """Over a step of a flat Allreduce by hand, by optimizer and hidden width."""
 OVER_DDP = {64: 0.13, 256: 0.22, 1024: 0.55}
-ROUNDS, DDP_STEPS, CROWDED_ROUNDS = 21, 50, 9
+ROUNDS, DDP_STEPS, CROWDED_ROUNDS = 11, 50, 9
 CROWDED, OVER_SERVER = 4, 0.7
 MANY, MEMORY_RANKS, MEMORY_EPOCHS, OVER_ALLREDUCE = 3100, 4, 2, 0.5
 """Hidden width of a network of 10^7 parameters."""

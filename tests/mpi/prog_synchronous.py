@@ -16,7 +16,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cooptim_lab.comm.timeline import Timeline
-from cooptim_lab.shards.aggregate import AGGREGATORS, Aggregator, Replica, Settings, make_aggregator, make_place
+from cooptim_lab.shards.aggregate import (
+    AGGREGATORS,
+    Aggregator,
+    Replica,
+    Settings,
+    make_aggregator,
+    make_place,
+    shared,
+)  # fmt: skip
 from cooptim_lab.shards.aggregate.synchronous import AllReduce, add_in_order
 from cooptim_lab.shards.batchnorm import OverRanks
 from cooptim_lab.shards.deal import SharedBatch, deal, shard_batches
@@ -28,6 +36,7 @@ SYNCHRONOUS = ("server", "allreduce", "ordered", "shared")
 comm = MPI.COMM_WORLD
 rank, size = comm.Get_rank(), comm.Get_size()
 torch.set_num_threads(1)
+AS_IT_IS, shared.SMALL = shared.SMALL, 0  # so that small networks are divided too
 
 x = torch.randn(ROWS, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 y = (x[:, 0] > x[:, 1]).long()
@@ -179,6 +188,10 @@ for way in SYNCHRONOUS:
 for way in ("ordered", "shared"):
     trained, _ = sharded(way)
     assert torch.equal(trained, in_turn()), f"{way} is not one process that plays all ranks"
+shared.SMALL = AS_IT_IS
+assert torch.equal(sharded("shared")[0], in_turn()), "shared, not divided, is not one process that plays all ranks"
+assert torch.equal(sharded("shared", make=normed)[0], sharded("ordered", make=normed)[0])
+shared.SMALL = 0
 if size > 2:
     assert not torch.equal(trained, in_turn(backwards=True))
 

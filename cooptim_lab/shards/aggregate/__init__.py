@@ -10,7 +10,7 @@ from .base import Aggregator, Outcome, Settings
 from .periodic import DiLoCo, Local
 from .place import OWN_MEMORY, Place
 from .replica import Replica
-from .shared import OneMemory, Shared
+from .shared import OneMemory, Posted, Shared
 from .synchronous import AllReduce, Ordered, Own, Server
 
 __all__ = ["AGGREGATORS", "Aggregator", "Outcome", "Replica", "Settings", "make_aggregator", "make_place"]
@@ -34,5 +34,8 @@ def make_place(way: Any, comm: Any, timeline: Timeline) -> Place:
 def make_aggregator(way: Any, comm: Any, replica: Replica, settings: Settings, timeline: Timeline) -> Aggregator:
     """An aggregator by its name, or by a user's class with a method `aggregate` (see `synchronous.Own`)."""
     if isinstance(way, str):
-        return AGGREGATORS[way](comm, replica, settings, timeline)
+        kind = AGGREGATORS[way]
+        if isinstance(replica.place, OneMemory) and not replica.place.is_divided:
+            kind = Posted
+        return kind(comm, replica, settings, timeline)
     return Own(comm, replica, settings, timeline, way() if isinstance(way, type) else way)

@@ -12,8 +12,11 @@ from torch import Tensor
 class Place:
     """Where a replica's buffers lie, and what part of the weights it updates: its own memory, and all of them."""
 
-    def make(self, numbers: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Buffers for so many weights and as many numbers of the gradient, of zeros."""
+    def make(self, numbers: int, dtype: torch.dtype, divisible: bool) -> tuple[Tensor, Tensor]:
+        """Buffers for so many weights and as many numbers of the gradient, of zeros.
+
+        `divisible`: whether the optimizer may be given a part of them.
+        """
         weights = torch.zeros(numbers, dtype=dtype)
         return weights, torch.zeros_like(weights)
 

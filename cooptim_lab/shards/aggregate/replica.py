@@ -94,7 +94,9 @@ class Replica:
         self.count = sum(p.numel() for p in self.parameters)
         self.behind = CONTROL + (len(self.parameters) if tells else 0)
         self.place = place
-        self.weights, self.gradient = place.make(self.count + self.behind, self.parameters[0].dtype)
+        optimizer = build_optimizer(task, self.parameters, names)
+        numbers, dtype = self.count + self.behind, self.parameters[0].dtype
+        self.weights, self.gradient = place.make(numbers, dtype, treats_numbers_alone(optimizer))
         self.control = self.gradient[-CONTROL:].numpy()
         self._told = self.gradient[self.count : -CONTROL]
         self._bits = self.gradient.numpy().view(np.int64 if self.gradient.dtype == torch.float64 else np.int32)
@@ -105,7 +107,6 @@ class Replica:
         self._is_absent = False
         self._weight = torch.ones((), dtype=self.weights.dtype)
         self._weight_now = 1.0
-        optimizer = build_optimizer(task, self.parameters, names)
         for p, value, grad in zip(self.parameters, self.views(self.weights), self.views(self.gradient), strict=True):
             value.copy_(p.detach())
             p.data, p.grad = value, grad
@@ -169,11 +170,12 @@ class Replica:
             self._is_absent = False
         return value.item()
 
-    def untouched(self) -> list[int]:
-        """Places of the parameters whose gradient nothing was added to."""
-        if self._nothing not in self._bits[self._starts].tolist():  # a microsecond, where all have got one
+    def untouched(self, gradient: np.ndarray | None = None) -> list[int]:
+        """Places of the parameters whose gradient nothing was added to; of a gradient here, or another rank's."""
+        bits = self._bits if gradient is None else gradient.view(self._bits.dtype)
+        if self._nothing not in bits[self._starts].tolist():  # a microsecond, where all have got one
             return []
-        whole = [(self._bits[start:end] == self._nothing).all() for start, end in self._ranges]
+        whole = [(bits[start:end] == self._nothing).all() for start, end in self._ranges]
         return [place for place, (start, end) in enumerate(self._ranges) if start < end and whole[place]]
 
     def tell(self) -> None:

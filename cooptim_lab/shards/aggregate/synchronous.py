@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ...comm.timeline import ALL, OTHERS, ROOT, Timeline
@@ -30,8 +31,13 @@ class Synchronous(Aggregator):
         self._sign(self.replica.backward(loss, weight), weight, stop)
         self.exchange()
         self.timeline.step()
-        known, stop, shares = self._read(self.replica.control)
+        known, stop, shares = self._read(self.heard)
         return Outcome((known,), stop, shares)
+
+    @property
+    def heard(self) -> np.ndarray:
+        """After an exchange, the sum of what all ranks had to say, (CONTROL,)."""
+        return self.replica.control
 
     def exchange(self) -> None:
         """Turn every rank's gradient, and what is behind it, into the sum of all, and that into a step everywhere."""
@@ -165,8 +171,11 @@ class Ordered(Synchronous):
 
 def add_in_order(parts: Sequence[Tensor], out: Tensor) -> None:
     """The sum of some tensors of one shape, from the first to the last."""
-    out.copy_(parts[0])
-    for part in parts[1:]:
+    if len(parts) == 1:
+        out.copy_(parts[0])
+        return
+    torch.add(parts[0], parts[1], out=out)
+    for part in parts[2:]:
         out.add_(part)
 
 
