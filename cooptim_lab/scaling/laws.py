@@ -226,21 +226,3 @@ def fit(law: Law, series: Series) -> Fit | None:
         return None
     weights, _ = nnls(np.stack(terms, 1) * rates[:, None], np.ones_like(n))
     return Fit(law, tuple(map(float, weights)), series) if weights.any() else None
-
-
-def karp_flatt(speedup: float, workers: int) -> float:
-    """The serial fraction that a speedup amounts to: (1/S − 1/N) / (1 − 1/N).
-
-    Constant over N: something serial; growing: what is told grows with the workers. Karp & Flatt, "Measuring parallel
-    processor performance", CACM 33(5), 1990.
-
-    Raises
-    ------
-    InputError
-        For one worker, which says nothing of it, or a speedup that is not above 0.
-    """
-    if workers < 2 or not speedup > 0:
-        raise InputError(
-            f"workers = {workers}, speedup = {speedup}: a serial fraction needs 2 workers, and one above 0"
-        )
-    return (1 / speedup - 1 / workers) / (1 - 1 / workers)

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ..runs.result import Result, slow_by_threads
+from ..scaling.losses import karp_flatt, lost
 from . import doubts
 from .intervals import noise, ratio_interval, rounds_to_show, student
 
@@ -69,6 +70,10 @@ class Row:
     spread: float | None = None
     """Standard deviation of the metric over seeds; None where every round had the same seed: then the metric is a
     median, else a mean."""
+    lost: tuple[float, float] | None = None
+    """Of the workers' time, the parts that went to waiting and to exchanging, medians; None where nobody took them."""
+    cpus: int | None = None
+    """That the workers could use; None in records of old."""
     trouble: str = ""
     """Why there is no P: one of those above; empty where there is one."""
 
@@ -131,8 +136,8 @@ class Row:
         """The row that `summary` wrote."""
         fields = {name: summary[name] for name in cls.__dataclass_fields__ if name in summary}
         fields["warnings"] = tuple(fields["warnings"])
-        if fields.get("interval") is not None:
-            fields["interval"] = tuple(fields["interval"])
+        pairs = {name: tuple(fields[name]) for name in ("interval", "lost") if fields.get(name) is not None}
+        fields.update(pairs)
         return cls(**fields)
 
     @classmethod
@@ -195,6 +200,8 @@ def measure(
         spread=spread,
         metric_name=last.metric_name,
         parameters=last.parameters,
+        lost=_lost([after for _, after in counted]),
+        cpus=cpus,
         trouble=BUSY if is_busy else "",
     )
     row = replace(row, trouble=row.trouble or _trouble(row))
@@ -212,6 +219,12 @@ def measure(
         doubts.another_score(row.metric_name, row.metric, reference),
     ]
     return replace(row, warnings=tuple(filter(None, found_doubts)))
+
+
+def _lost(results: Sequence[Result]) -> tuple[float, float] | None:
+    shares = [lost(result.breakdown) for result in results if result.breakdown]
+    waiting, exchanging = (map(statistics.median, zip(*shares, strict=True))) if shares else (0.0, 0.0)
+    return (waiting, exchanging) if shares else None
 
 
 def is_impossible(way: str, workers: int, speedup: float) -> bool:
@@ -285,12 +298,3 @@ def _why_no_figure(row: Row, why: Sequence[str]) -> str:
     if row.trouble == DISAGREE:
         return f"the rounds say from {row.low:.2f} to {row.high:.2f}: something else was measured too"
     return ""
-
-
-def karp_flatt(speedup: float, workers: int) -> float:
-    """The experimentally determined serial fraction e = (1/S − 1/p) / (1 − 1/p): 0 is perfect use of p workers.
-
-    Where Amdahl's law holds it is the same for every p; where it grows with p, something else grows too: communication,
-    waiting. Karp & Flatt, "Measuring parallel processor performance", CACM 33(5), 1990.
-    """
-    return (1 / speedup - 1 / workers) / (1 - 1 / workers)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cooptim_lab.costs.formulas import CostRow
+from cooptim_lab.studies.beyond import foretell
 from cooptim_lab.studies.rows import Row
 
 MOST_POINTS = 600  # per curve: about one for each pixel column of the plot; more could not be seen
@@ -26,6 +27,8 @@ DECADE = 10.0
 HELD_OUT, TRAINING = "held-out loss", "training loss"
 SMOOTHED = 50
 """A loss of single steps is shown as the mean of the last so manieth part of them, the raw one faint behind it."""
+MOST_LAWS, FAN_POINTS = 3, 40
+"""Of a speedup's laws, the best; and points of each."""
 Kind = Literal["line", "faint", "ideal", "marker", "hollow"]
 
 
@@ -198,7 +201,19 @@ def speedup_curves(rows: Collection[Row]) -> list[Curve]:
             x, y = [float(row.workers)] * 2, [row.low, row.high]
             curves.append(Curve(f"{row.figure} (range)", x, y, kind="faint"))
     most = float(max([2, *(row.workers for row in rows)]))
-    return [*curves, Curve("ideal", [1.0, most], [1.0, most], kind="ideal")]
+    fan = law_curves(rows)
+    if fan:
+        most = float(fan[0].x[-1])
+    return [*curves, *fan, Curve("ideal", [1.0, most], [1.0, most], kind="ideal")]
+
+
+def law_curves(rows: Collection[Row]) -> list[Curve]:
+    """The laws that the measured speedups can carry, to twice as many workers; none where they cannot tell."""
+    found = foretell(rows)
+    if found is None:
+        return []
+    counts = np.linspace(1, 2 * found.series.counts[-1], FAN_POINTS)
+    return [Curve(f"law: {one.law.name}", counts, one.rate(counts)) for one in found.fan[:MOST_LAWS]]
 
 
 def cost_curves(

@@ -12,7 +12,9 @@ from typing import Any
 from cooptim_lab.costs.formulas import CostRow
 from cooptim_lab.costs.links import Calibration, Link
 from cooptim_lab.runs.events import Spent
-from cooptim_lab.studies.rows import Row, karp_flatt
+from cooptim_lab.scaling.losses import explain, karp_flatt, lost
+from cooptim_lab.studies.beyond import beyond
+from cooptim_lab.studies.rows import Row
 
 from .words import duration, percent
 
@@ -128,12 +130,9 @@ def spent_verdict(spent: Mapping[int, Spent]) -> str:
     """What keeps the ranks from being as many times faster, and how serial that makes the run."""
     if len(spent) < 2:
         return ""
-    parts = {"communicating": "communication", "waiting for other ranks": "waiting"}
-    total = sum(one.compute + one.communication + one.waiting for one in spent.values())
-    shares = {words: sum(getattr(one, name) for one in spent.values()) / total for words, name in parts.items()}
-    busy = 1 - sum(shares.values())
-    words = max(shares, key=lambda name: shares[name])
-    said = f"{percent(busy)} of the ranks' time is computing; most of the rest is {words} ({percent(shares[words])})."
+    waiting, exchanging = lost([vars(one) for one in spent.values()])
+    busy = 1 - waiting - exchanging
+    said = f"Of the ranks' time {explain(waiting, exchanging)}."
     if busy * len(spent) <= 1:
         return f"{said} All {len(spent)} together compute no more in a second than one alone."
     return f"{said} Serial fraction (Karp and Flatt) so: {karp_flatt(busy * len(spent), len(spent)):.3f}"
@@ -177,9 +176,14 @@ def row_notes(rows: Sequence[Row], notes: Sequence[str] = ()) -> list[str]:
     fraction = [f"Serial fraction (Karp and Flatt): {said}."] if said else []
     if used := [(row.workers, row.efficiency) for row in rows if row.way == "sharded" and row.workers > 1]:
         each = ", ".join(f"{value:.2f} on {workers} workers" for workers, value in used if value is not None)
-        fraction = [*([f"Efficiency, 1/P over the workers: {each}."] if each else []), *fraction]
+        why = [
+            f"Of {row.workers} workers' time {explain(*row.lost, row.efficiency)}."
+            for row in rows
+            if row.lost is not None and row.efficiency is not None and row.workers > 1
+        ]
+        fraction = [*why, *([f"Efficiency, 1/P over the workers: {each}."] if each else []), *fraction]
     how = ["P below 1 is better: the way is faster than the network as it is."] if any(r.ratio for r in rows) else []
-    return [*how, *fraction, *(f"⚠ {doubt}" for doubt in row_doubts(rows)), *notes]
+    return [*how, *fraction, *beyond(rows), *(f"⚠ {doubt}" for doubt in row_doubts(rows)), *notes]
 
 
 def row_doubts(rows: Sequence[Row]) -> list[str]:

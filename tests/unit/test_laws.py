@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from cooptim_lab.scaling.forecast import FEWEST, forecast
-from cooptim_lab.scaling.laws import GUSTAFSON, LAWS, STRONG, WEAK, Series, fit, karp_flatt
+from cooptim_lab.scaling.laws import GUSTAFSON, LAWS, STRONG, WEAK, Series, fit
+from cooptim_lab.scaling.losses import explain, karp_flatt, lost
 from tests.support import refused
 
 COUNTS = (1, 2, 4, 8, 16, 32)
@@ -44,6 +45,20 @@ def test_karp_flatt_is_constant_on_amdahls_data_and_grows_where_more_is_told():
     assert all(b > a * 1.05 for a, b in itertools.pairwise(told))
     with refused("a serial fraction needs 2 workers"):
         karp_flatt(1.0, 1)
+
+
+def test_what_is_lost_adds_up():
+    ranks = [
+        {"compute": 6.0, "communication": 1.0, "waiting": 3.0},
+        {"compute": 8.0, "communication": 1.0, "waiting": 1.0},
+    ]
+    assert lost(ranks) == pytest.approx((0.2, 0.1))
+    assert lost([]) == (0, 0)
+    assert explain(0.2, 0.1) == "30 % is lost: 20 % waiting, 10 % exchanging"
+    assert explain(0.2, 0.1, 0.65) == "35 % is lost: 20 % waiting, 10 % exchanging, 5 % more work in total"
+    said = "20 % is lost: 20 % waiting, 10 % exchanging; they compute 10 % less in total than one alone"
+    assert explain(0.2, 0.1, 0.8) == said
+    assert explain(0.0, 0.001) == "nothing is lost"
 
 
 @pytest.mark.parametrize("scaling", [STRONG, WEAK])
