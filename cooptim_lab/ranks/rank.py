@@ -34,9 +34,9 @@ import psutil
 from ..comm.context import Context
 from ..comm.waiting import LONGEST
 from ..errors import InputError
+from ..hardware.heap import Heap
 from . import wire
 from .greeting import find_meeting, greet
-from .heap import Heap
 from .imported import Imported
 from .parcel import Store, unpack
 from .printing import flush_output, see_off

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
 from ..comm.context import Context
 from ..comm.objects import allgather, barrier
 from ..comm.timeline import Timeline
+from ..hardware.heap import give_back_free
 from ..preparing.seeds import derive, seed_all
 from ..runs.result import Result
 from ..task import Task
@@ -28,6 +30,8 @@ from .telling import breakdown, tell_how_it_normalises, tell_times, tell_what_di
 from .trial import warm_up
 
 TRAINING = "training loss"
+LARGE = 1 << 22
+"""Bytes of a network from which on what its trials have left free is given back before it is trained."""
 
 
 def train_sharded(context: Context, task: Task, spec: Sharded, keeping: Keeping | None = None) -> Result | None:
@@ -41,6 +45,9 @@ def train_sharded(context: Context, task: Task, spec: Sharded, keeping: Keeping 
     buckets = warm_up(context, task, shard)
     timeline = Timeline(context.comm)
     step = build_step(context, task, shard, timeline, buckets)
+    if len(shard.network) > LARGE:
+        give_back_free()
+    shard = replace(shard, network=b"")  # it is built
     result = _Training(context, task, shard, step, timeline, keeping).run()
     step.aggregator.close()
     return result
@@ -135,7 +142,7 @@ class _Training:
         spec, context = self.spec, self.context
         tell_what_differs(context, self.model)
         average_buffers(self.model, context.comm)
-        network = self.shard_step.replica.release()
+        network = self.shard_step.replica.release(keeps=context.is_root)
         score = self.shard.held.score(network)
         hosts = allgather(context.comm, socket.gethostname())
         if score is None:

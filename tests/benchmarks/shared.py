@@ -9,7 +9,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -45,10 +45,10 @@ REACHES = {
 OVER_DDP = {64: 0.13, 256: 0.22, 1024: 0.55}
 ROUNDS, DDP_STEPS, CROWDED_ROUNDS = 11, 50, 9
 CROWDED, OVER_SERVER = 4, 0.7
-MANY, MEMORY_RANKS, MEMORY_EPOCHS, OVER_ALLREDUCE = 3100, 4, 2, 0.5
+MANY, MEMORY_RANKS, MEMORY_EPOCHS, OVER_ALLREDUCE = 3100, 4, 4, 0.5
 """Hidden width of a network of 10^7 parameters."""
 LOOK_SECONDS = 0.05
-MEGABITS, LINKED_WIDTH, LINKED_ROUNDS = 50, 512, 5
+MEGABITS, LINKED_WIDTH, LINKED_ROUNDS, PLACES = 50, 512, 3, ((2, 2), (1, 3))
 LINK_BYTES, LINK_SECONDS = 0.6, 0.8
 
 
@@ -98,7 +98,11 @@ def crowded_row() -> Row:
 
 
 def memory_row() -> Row:
-    """Of four ranks together while they train, by the kernel's proportional set size, above what they had before."""
+    """Of four ranks together while they train, by the kernel's proportional set size, above what they had before.
+
+    Of each number of the network, allreduce has 4 on every rank (weight, gradient, two of Adam's), and while a gradient
+    is computed a fifth; one memory a gradient on every rank, that fifth, and the other three once: 11 to 20.
+    """
     took = {way: memory_of(way) for way in ("shared", "allreduce")}
     ours, other = took["shared"], took["allreduce"]
     numbers = sum(p.numel() for p in wide().parameters())
@@ -110,24 +114,30 @@ def memory_row() -> Row:
         ratio=ours / other,
         reach=f"<= {OVER_ALLREDUCE}",
         holds=ours / other <= OVER_ALLREDUCE,
-        note=f"the most while they train, idle ranks included; one number a parameter is {numbers * 4 / 2**20:.0f} MiB",
+        note=f"the median while they train, above what idle ranks have (some 530); one number a parameter is {numbers * 4 / 2**20:.0f} MiB",
     )
 
 
 def memory_of(way: str) -> float:
-    """MiB, the sum of the ranks' proportional set sizes: the most that was seen while steps were made."""
+    """MiB above idle, the sum of the ranks' proportional set sizes: the median of what was seen while they trained."""
     with RankPool(MEMORY_RANKS) as pool:
         pool.run(use_torch)
         processes = [psutil.Process(row["pid"]) for row in pool.status()]
+        idle = together(processes)
         task = Task(model=wide, data=few, optimizer=peers.adam, held_out=0.2, name="many parameters")
         options = {"workers": MEMORY_RANKS, "aggregate": way, "batch": 4 * BATCH, "epochs": MEMORY_EPOCHS}
         run = train_sharded(task, pool=pool, **options)
-        most = 0.0
+        seen = []
         while not run.join(LOOK_SECONDS):
             if run.log.since(0) and is_training(run):
-                most = max(most, sum(process.memory_full_info().pss for process in processes) / 2**20)
+                seen.append(together(processes))
         run.wait()
-    return most
+    return statistics.median(seen) - idle
+
+
+def together(processes: Sequence[psutil.Process]) -> float:
+    """MiB: what they share counts once."""
+    return sum(process.memory_full_info().pss for process in processes) / 2**20
 
 
 def is_training(run: object) -> bool:
@@ -148,14 +158,19 @@ def few() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def link_rows(folder: Path) -> list[Row]:
-    """2 + 2 ranks over a link of limited rate: bytes that leave one host in a step, and a step's time."""
+    """Ranks on two hosts, over a link of limited rate: bytes that cross it in a step, and a step's time."""
+    return [row for places in PLACES for row in link_rows_of(folder, *places)]
+
+
+def link_rows_of(folder: Path, a: int, b: int) -> list[Row]:
+    """With `a` ranks on one and `b` on the other."""
     if not can_make_hosts():
         raise SystemExit("network namespaces need root, iproute2 and permission")
     seconds: dict[str, list[float]] = {"shared": [], "allreduce": []}
     sent: dict[str, list[float]] = {"shared": [], "allreduce": []}
     with (
         two_hosts(folder, MEGABITS, apart=True) as hosts,
-        RankPool(hosts=f"{hosts.a}:2,{hosts.b}:2", launcher=hosts.launcher()) as pool,
+        RankPool(hosts=f"{hosts.a}:{a},{hosts.b}:{b}", launcher=hosts.launcher()) as pool,
     ):
         pool.run(use_torch)
         for _ in range(LINKED_ROUNDS):
@@ -164,7 +179,7 @@ def link_rows(folder: Path) -> list[Row]:
                 seconds[way].append(step_seconds(result))
                 sent[way].append(crossed / result.steps)
     ours, other = (statistics.median(sent[way]) for way in ("shared", "allreduce"))
-    name = f"2 + 2 ranks, two hosts, {MEGABITS} Mbit/s, hidden width {LINKED_WIDTH}"
+    name = f"{a} + {b} ranks, two hosts, {MEGABITS} Mbit/s, hidden width {LINKED_WIDTH}"
     return [
         Row(
             name=f"{name}: bytes over the link in a step beside allreduce",

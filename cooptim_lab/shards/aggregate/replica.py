@@ -263,8 +263,10 @@ class Replica:
         if self.scheduler is not None:
             self.scheduler.load_state_dict(state["scheduler"])
 
-    def release(self) -> nn.Module:
-        """The model by itself: its parameters hold their own memory, and no gradient. The end of this replica."""
+    def release(self, *, keeps: bool = True) -> nn.Module:
+        """The model by itself: no gradient, and, if it is kept, memory of its own. The end of this replica."""
         for p in self.parameters:
-            p.data, p.grad = p.detach().clone(), None
+            p.grad = None
+            if keeps:
+                p.data = p.detach().clone()
         return self.model
