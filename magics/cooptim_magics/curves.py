@@ -27,8 +27,8 @@ DECADE = 10.0
 HELD_OUT, TRAINING = "held-out loss", "training loss"
 SMOOTHED = 50
 """A loss of single steps is shown as the mean of the last so manieth part of them, the raw one faint behind it."""
-MOST_LAWS, FAN_POINTS = 3, 40
-"""Of a speedup's laws, the best; and points of each."""
+MOST_LAWS, FAN_POINTS, APART = 3, 40, 0.01
+"""Of a speedup's laws, the best; points of each; by how much two must differ at the end to be drawn both."""
 Kind = Literal["line", "faint", "ideal", "marker", "hollow"]
 
 
@@ -208,12 +208,23 @@ def speedup_curves(rows: Collection[Row]) -> list[Curve]:
 
 
 def law_curves(rows: Collection[Row]) -> list[Curve]:
-    """The laws that the measured speedups can carry, to twice as many workers; none where they cannot tell."""
+    """The laws that the measured speedups can carry, to twice as many workers; none where they cannot tell.
+
+    Of laws that say the same there, the first; at the end the best one's word, with its interval.
+    """
     found = foretell(rows)
     if found is None:
         return []
-    counts = np.linspace(1, 2 * found.series.counts[-1], FAN_POINTS)
-    return [Curve(f"law: {one.law.name}", counts, one.rate(counts)) for one in found.fan[:MOST_LAWS]]
+    counts, curves = np.linspace(1, 2 * found.series.counts[-1], FAN_POINTS), list[Curve]()
+    for one in found.fan:
+        y = one.rate(counts)
+        if len(curves) < MOST_LAWS and all(abs(y[-1] / np.asarray(known.y)[-1] - 1) > APART for known in curves):
+            curves.append(Curve(f"law: {one.law.name}", counts, y))
+    (end,) = found.at([2 * found.series.counts[-1]])
+    if end.tells:
+        foretold = ([float(end.count)], [end.rate], [end.low], [end.high])
+        curves.append(Curve("foretold, 90 % interval", *foretold, kind="marker"))
+    return curves
 
 
 def cost_curves(

@@ -114,7 +114,7 @@ def memory_row() -> Row:
         ratio=ours / other,
         reach=f"<= {OVER_ALLREDUCE}",
         holds=ours / other <= OVER_ALLREDUCE,
-        note=f"the median while they train, above idle (some 530); a number a parameter is {numbers * 4 / 2**20:.0f} MiB",
+        note=f"the median while they train, above idle (some 530); a number each is {numbers * 4 / 2**20:.0f} MiB",
     )
 
 

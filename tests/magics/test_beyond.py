@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -24,9 +25,14 @@ def rows(counts=(1, 2, 4, 8), cpus=64, speedup=amdahl, **fields):
 
 
 def test_four_counts_carry_a_fan_to_twice_as_many():
-    fan = law_curves(rows())
+    *fan, foretold = law_curves(rows())
     assert 1 <= len(fan) <= 3
     assert all(curve.name.startswith("law: ") for curve in fan)
+    ends = [float(curve.y[-1]) for curve in fan]
+    assert all(abs(a / b - 1) > 0.01 for a, b in itertools.combinations(ends, 2))  # Amdahl's and a ring's are one here
+    assert foretold.kind == "marker"
+    assert foretold.y[0] == pytest.approx(ends[0])
+    assert foretold.lo[0] < ends[0] < foretold.hi[0]
     assert float(fan[0].x[-1]) == 16
     assert float(fan[0].y[-1]) == pytest.approx(amdahl(16), rel=0.03)
     drawn = speedup_curves(rows())
