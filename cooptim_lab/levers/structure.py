@@ -75,7 +75,7 @@ class Prune(Lever):
 
 
 class Shards(Lever):
-    """The rows over that many ranks, their gradients summed by Allreduce at every step: what one process learns."""
+    """The rows over that many ranks, their gradients summed in one memory at every step: what one process learns."""
 
     name, group, help = "shards", HARDWARE, "the rows over so many ranks, gradients summed at every step"
     kind, least, way = int, 2, "sharded"
@@ -83,7 +83,7 @@ class Shards(Lever):
     excludes = ("narrow", "prune", "subnets", "workers")
 
     def options(self) -> Mapping[str, Any]:
-        return {"workers": self.value, "aggregate": "allreduce"}
+        return {"workers": self.value, "aggregate": "shared"}
 
     def why_not(self, seen: Seen) -> str:
         return f"there are {seen.cpus} CPUs" if self.value is not None and self.value > seen.cpus else ""

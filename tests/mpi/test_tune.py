@@ -120,7 +120,7 @@ def test_a_plan_over_shards_learns_what_the_options_say(pool):
     from cooptim_lab import train_sharded
 
     by_plan = train(task(), plan="shards=2,batch=32", **options).wait(PATIENCE_SECONDS)
-    plain = train_sharded(task(), workers=2, aggregate="allreduce", batch=32, **options).wait(PATIENCE_SECONDS)
+    plain = train_sharded(task(), workers=2, aggregate="shared", batch=32, **options).wait(PATIENCE_SECONDS)
     assert by_plan.loss == plain.loss
 
 

@@ -130,7 +130,7 @@ class TestUnderAPlan:
         assert (spec.subnets, spec.workers, spec.batch, spec.epochs, spec.seed) == (4, 2, 32, 3, 2)
         spec = under_plan(Baseline(plan="shards=2"))
         assert isinstance(spec, Sharded)
-        assert (spec.workers, spec.aggregate) == (2, "allreduce")
+        assert (spec.workers, spec.aggregate) == (2, "shared")
         spec = under_plan(Baseline(plan="sync=8,shards=2"))
         assert (spec.workers, spec.aggregate, spec.sync_every) == (2, "local", 8)
 
