@@ -23,13 +23,13 @@ def test_trainings_of_every_kind_are_one_process(ranks):
     run_ranks(Path(__file__).with_name("prog_one_process.py"), ranks, seconds=180)
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+@pytest.mark.parametrize("ranks", [2, 3, 4])
 def test_networks_drawn_at_random_are_one_process_or_refused(ranks):
     """Some of `make networks`; 1111 branches on its data, and has batches of fewer rows than 4 ranks."""
     run_ranks(Path(random_networks.__file__), ranks, 4, 1109)
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 3])
+@pytest.mark.parametrize("ranks", [2, 3])
 @pytest.mark.timeout(200)
 def test_what_meets_over_ranks(ranks):
     """BatchNorm in a checkpoint; parts of a batch that make another; what no row reaches; divisors of rare rows."""
