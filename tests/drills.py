@@ -45,7 +45,7 @@ OUTPUT_LINES = 100_000
 
 SIZES = (100, 100_000)
 """Of a message, in numbers: MPICH copies the large out of the sender's memory, also when the sender is gone."""
-TRAINING_EPOCHS, TRAINING_STEPS, SAVE_EVERY = 300, 6900, 50
+TRAINING_EPOCHS, TRAINING_STEPS, SAVE_EVERY = 150, 3450, 50
 """Of the digits: 23 steps an epoch. Steps are told of every half second, and a training must not be over by then: what
 would be killed is a rank at rest, which harms no training."""
 

@@ -202,12 +202,12 @@ class TestStudies:
     def test_costs(self, notebook):
         outcome = notebook.run("%cooptim costs --workers 2 --repeats 1 --sync-every 2 -o run")
         (table,) = outcome.tables
-        assert [row.split()[0] for row in table.splitlines()[2:5]] == ["server", "allreduce", "local"]
+        assert [row.split()[0] for row in table.splitlines()[2:6]] == ["server", "allreduce", "shared", "local"]
         assert re.search(r"inside a host: α = .* µs, β = .* MB/s", table)
         assert "a ring of 2 beats the server" in table
         assert "image/png" in [each for each in outcome.displayed if each["update"]][-1]["data"]
         assert notebook.run("%cooptim show").tables == outcome.tables
-        assert len(notebook.names["run"].result) == 3
+        assert len(notebook.names["run"].result) == 4
 
 
 class TestCeilings:

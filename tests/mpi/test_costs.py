@@ -149,7 +149,7 @@ class TestBetweenHosts:
 
         with RankPool(hosts=places.format(a=hosts.a, b=hosts.b), launcher=hosts.launcher()) as pool:
             task = Task(model=model, data=data, name="wide")
-            run = measure_costs(task, pool=pool, workers=(ranks,), repeats=3)
+            run = measure_costs(task, pool=pool, workers=(ranks,), repeats=1)
             rows = run.wait(PATIENCE_SECONDS)
         (event,) = of(run, Calibrated)
         on = Calibration.from_summary(event.links)

@@ -15,6 +15,8 @@ pytestmark = pytest.mark.mpi
 @pytest.fixture(scope="module")
 def executed() -> nbformat.NotebookNode:
     notebook = nbformat.read(demo.START, as_version=4)
+    for cell in notebook.cells:  # the rounds change no accuracy; `make demo` runs it as it is
+        cell.source = cell.source.replace("--repeats 3", "--repeats 1")
     demo.run(notebook, demo.START.parent)
     return notebook
 
