@@ -15,6 +15,9 @@ from cooptim_lab.comm import host as one_host
 from cooptim_lab.comm.host import Host, Meeting, find_host, share
 from tests.support import SoloComm, refused
 
+# Newer Pythons warn of a fork beside other threads; what is forked here only counts.
+pytestmark = pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+by_words = pytest.mark.skipif(not one_host.HAS_FUTEX, reason="ranks meet by MPI on this processor")
 TIMES, PATIENCE = 2000, 60
 ALONE = Host((0,), 0, 1, 1)
 
@@ -102,7 +105,7 @@ def counted(size, *, meets):
     return int(np.frombuffer(memory, np.int64, 1, 4096)[0])
 
 
-@pytest.mark.skipif(not one_host.HAS_FUTEX, reason="ranks meet by MPI on this processor")
+@by_words
 @pytest.mark.parametrize("size", [2, 3, 5])
 @pytest.mark.parametrize("looks", [0, one_host.PATIENCE])
 def test_who_meets_loses_nothing(size, looks, monkeypatch):
@@ -112,6 +115,7 @@ def test_who_meets_loses_nothing(size, looks, monkeypatch):
     assert counted(size, meets=True) == TIMES
 
 
+@by_words
 def test_a_sleeper_uses_no_cpu_and_wakes_soon():
     memory = share(SoloComm(), ALONE, 4096)
     fork = multiprocessing.get_context("fork")

@@ -166,7 +166,6 @@ class Shared(Synchronous):
         from mpi4py import MPI
 
         assert self._across is not None
-
         began, sent = time.perf_counter(), 0
         if self._is_owner:
             self._told.fill(1)
