@@ -30,7 +30,7 @@ from cooptim_lab.training.spec import Baseline, Sharded, Subnets
 from tests.one_process import distance, train_alone
 
 ROWS, EPOCHS, TOLERANCE = 61, 3, 1e-9
-shared.SMALL = 0  # so that small networks are divided too
+shared.UNDIVIDED = 0  # so that small networks are divided too
 WAYS = ("server", "allreduce", "ordered", "shared")
 ACTIVATIONS = (nn.Tanh, nn.ReLU, nn.GELU, nn.SiLU, nn.Softplus)
 

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..errors import InputError
+from ..training.spec import UNDIVIDED
 from .collectives import across, allreduce, broadcast, ring, star
 from .links import Calibration, Compute, seconds
 
@@ -67,7 +68,8 @@ def exchange_seconds(way: str, size: float, hosts: Sequence[int], on: Calibratio
     server:     `star` to rank 0, there the sum of M vectors (M n γ), broadcast of the weights. Its bytes grow with M.
     allreduce:  see `allreduce`.
     shared:     inside a host of m ranks, k of which own a part, two meetings and the sum of a part of all gradients,
-                (m − 1) n γ / k; between hosts see `across`.
+                (m − 1) n γ / k; between hosts see `across`. Where the network is not divided, one meeting, after which
+                every rank adds up all gradients: with what it has put there before, m n γ.
     ring:       see `ring`; no way of ours, the bound to compare with.
     local:      at every H-th step an allreduce of weights and one of H losses, and two passes over the weights (2 n γ).
 
@@ -88,7 +90,9 @@ def exchange_seconds(way: str, size: float, hosts: Sequence[int], on: Calibratio
         case "allreduce":
             return seconds(allreduce(ranks, size), hosts, on)
         case "shared":
-            here, owners = max(hosts.count(host) for host in set(hosts)), _owners(hosts)
+            here, owners = max(hosts.count(host) for host in set(hosts)), _owners(hosts, size)
+            if owners == 1 and len(set(hosts)) == 1:
+                return on.meeting + here * size * on.gamma * max(1.0, here / on.cpus)
             inside = 2 * on.meeting + (here - 1) * size / owners * on.gamma * max(1.0, owners / on.cpus)
             return inside + seconds(across(hosts, size), hosts, on)
         case "ring":
@@ -104,18 +108,23 @@ def step_seconds(
 ) -> float:
     """Seconds of one step: what is computed, then the exchange.
 
-    With `server` the update is rank 0's alone; with `shared` each of k ranks of a host makes 1/k of it.
+    With `server` the update is rank 0's alone; with `shared` each of the k ranks that own a part makes 1/k of it.
     """
     computing = compute.step
     if way == "server":
         computing = compute.gradient + compute.update
     elif way == "shared":
-        computing = compute.gradient + (compute.step - compute.gradient) / _owners(hosts)
+        computing = compute.gradient + (compute.step - compute.gradient) / _owners(hosts, size)
     return computing + exchange_seconds(way, size, hosts, on, sync_every)
 
 
-def _owners(hosts: Sequence[int]) -> int:
-    """Ranks of a host that own a part of the weights, where they share memory: all of the smallest host."""
+def _owners(hosts: Sequence[int], size: float) -> int:
+    """Ranks of a host that own a part of the weights, where they share memory: all of the smallest host.
+
+    1 where a network so small is not divided, and each makes the whole step.
+    """
+    if len(set(hosts)) == 1 and size <= UNDIVIDED:
+        return 1
     return min(hosts.count(host) for host in set(hosts))
 
 

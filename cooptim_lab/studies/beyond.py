@@ -4,29 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from ..errors import InputError
 from ..scaling.forecast import FEWEST, Forecast, forecast
 from ..scaling.laws import STRONG, Series
 from .rows import Row
 
 
 def foretell(rows: Collection[Row]) -> Forecast | None:
-    """The laws of a way's rows, which all did the same work; None with fewer than four numbers of workers.
+    """The laws of one way's rows, which did the same work; None with fewer than four numbers of workers, or more ways.
 
     Left out are rows without a figure, and those of more workers than CPUs, which take turns.
     """
-    able = sorted(
-        (row.workers, row.speedup)
-        for row in rows
-        if row.way != "baseline" and row.speedup is not None and row.workers <= (row.cpus or row.workers)
-    )
-    counts, speedups = zip(*able, strict=True) if able else ((), ())
-    if len(counts) < FEWEST or len({*counts}) < len(counts):
+    changed = [row for row in rows if row.way != "baseline"]
+    able = {
+        row.workers: row.speedup
+        for row in sorted(changed, key=lambda row: row.workers)
+        if row.speedup is not None and row.workers <= (row.cpus or row.workers)
+    }
+    if len(able) < FEWEST or len({row.way for row in changed}) > 1:
         return None
-    try:
-        return forecast(Series(counts=counts, rates=speedups, scaling=STRONG))
-    except InputError:
-        return None
+    return forecast(Series(counts=tuple(able), rates=tuple(able.values()), scaling=STRONG))
 
 
 def beyond(rows: Collection[Row]) -> list[str]:

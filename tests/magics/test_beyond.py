@@ -56,8 +56,9 @@ def test_the_words_have_an_interval_and_the_next_to_measure():
         rows(cpus=4),  # 8 workers take turns
         [*rows((1, 2, 4)), dataclasses.replace(rows((8,))[0], trouble="busy")],
         [*rows((1, 2, 4)), *rows((4,))],
+        [*rows((1, 2, 4)), *rows((8,), way="subnets")],
     ],
-    ids=["three counts", "workers that take turns", "no figure", "a count twice"],
+    ids=["three counts", "workers that take turns", "no figure", "a count twice", "two ways"],
 )
 def test_what_cannot_tell_draws_none(given):
     assert foretell(given) is None

@@ -29,7 +29,7 @@ ROWS, EPOCHS, TOLERANCE = 59, 4, 1e-11  # 47 to train on: no M divides them, and
 comm = MPI.COMM_WORLD
 rank, size = comm.Get_rank(), comm.Get_size()
 torch.set_num_threads(1)
-shared.SMALL = 0  # these networks are too small to be divided, and that is what may go wrong
+shared.UNDIVIDED = 0  # these networks are too small to be divided, and that is what may go wrong
 
 random = torch.Generator().manual_seed(0)
 X = torch.randn(ROWS, 6, dtype=torch.float64, generator=random)

@@ -36,7 +36,7 @@ SYNCHRONOUS = ("server", "allreduce", "ordered", "shared")
 comm = MPI.COMM_WORLD
 rank, size = comm.Get_rank(), comm.Get_size()
 torch.set_num_threads(1)
-AS_IT_IS, shared.SMALL = shared.SMALL, 0  # so that small networks are divided too
+AS_IT_IS, shared.UNDIVIDED = shared.UNDIVIDED, 0  # so that small networks are divided too
 
 x = torch.randn(ROWS, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 y = (x[:, 0] > x[:, 1]).long()
@@ -188,10 +188,10 @@ for way in SYNCHRONOUS:
 for way in ("ordered", "shared"):
     trained, _ = sharded(way)
     assert torch.equal(trained, in_turn()), f"{way} is not one process that plays all ranks"
-shared.SMALL = AS_IT_IS
+shared.UNDIVIDED = AS_IT_IS
 assert torch.equal(sharded("shared")[0], in_turn()), "shared, not divided, is not one process that plays all ranks"
 assert torch.equal(sharded("shared", make=normed)[0], sharded("ordered", make=normed)[0])
-shared.SMALL = 0
+shared.UNDIVIDED = 0
 if size > 2:
     assert not torch.equal(trained, in_turn(backwards=True))
 

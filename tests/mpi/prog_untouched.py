@@ -23,7 +23,7 @@ ROWS, EPOCHS, TOLERANCE = 118, 4, 1e-11
 comm = MPI.COMM_WORLD
 rank, size = comm.Get_rank(), comm.Get_size()
 torch.set_num_threads(1)
-shared.SMALL = 0  # so that small networks are divided too
+shared.UNDIVIDED = 0  # so that small networks are divided too
 
 X = torch.randn(ROWS, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 Y = (X[:, 0] > X[:, 1]).long() + (X[:, 2] > 0)

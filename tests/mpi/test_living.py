@@ -84,6 +84,12 @@ class TestWorld:
         )
         assert cell(source, workers) == [(workers, r, "MPI_COMM_WORLD", True, workers) for r in range(workers)]
 
+    def test_one_rank_makes_communicators_right_after_many(self, cell):
+        """While copies of the many's world were on their way, it waited for ever: some once in 40 times."""
+        for _ in range(120):
+            cell("1", workers=4)
+            assert cell("MPI.COMM_SELF.Dup().Free()\ncomm.allreduce(1)", workers=1) == [1]
+
     def test_no_message_of_an_earlier_job_is_in_it(self, cell, fails):
         cell("if rank == 0: request = comm.isend('old', dest=1)")
         assert (

@@ -87,6 +87,13 @@ class TestClosedForms:
         took = step_seconds("shared", SIZE, one_host(ranks), on, Compute(gradient=1.0, update=0.4, step=1.5))
         assert took == pytest.approx(1 + 0.5 / ranks + expected)
 
+    def test_a_small_network_in_one_memory_is_added_up_by_every_rank_after_one_meeting(self):
+        on = Calibration(local=ALIKE.local, between=None, meeting=3 * ALPHA, gamma=GAMMA)
+        expected = 3 * ALPHA + 4 * 1e5 * GAMMA
+        assert exchange_seconds("shared", 1e5, one_host(4), on) == pytest.approx(expected)
+        took = step_seconds("shared", 1e5, one_host(4), on, Compute(gradient=1.0, update=0.4, step=1.5))
+        assert took == pytest.approx(1.5 + expected)
+
     @pytest.mark.parametrize("places", [(2, 2), (3, 2), (1, 4)])
     def test_in_two_memories_every_number_crosses_the_link_once(self, places):
         hosts = [0] * places[0] + [1] * places[1]

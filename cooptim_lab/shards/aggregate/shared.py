@@ -30,6 +30,7 @@ from ...comm.objects import agreed, barrier
 from ...comm.timeline import ALL, Timeline
 from ...comm.waiting import complete
 from ...errors import InputError
+from ...training.spec import UNDIVIDED
 from ...training.stepping import clip_factor
 from .base import Settings
 from .place import OWN_MEMORY, Place
@@ -37,8 +38,6 @@ from .replica import CONTROL, Replica
 from .synchronous import Synchronous, add_in_order
 
 PAGE = 4096
-SMALL = 1 << 17
-"""Bytes of a network that is not divided (measured: the two are alike at some 150 kB, 2 ranks)."""
 
 
 class OneMemory(Place):
@@ -67,7 +66,7 @@ class OneMemory(Place):
         """Collective."""
         ranks, kind = len(self.host.ranks), torch.empty(0, dtype=dtype).numpy().dtype
         head, width = _pages(Meeting.room(ranks)), _pages(numbers * kind.itemsize)
-        self.is_divided = self.host.count > 1 or (divisible and numbers * kind.itemsize > SMALL)
+        self.is_divided = self.host.count > 1 or (divisible and numbers * kind.itemsize > UNDIVIDED)
         count = ranks + 1 if self.is_divided else 2 * ranks
         memory = share(self._comm, self.host, head + count * width)
         self.meeting = Meeting(self._comm, self.host, memory, self._timeline)
