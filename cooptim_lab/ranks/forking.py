@@ -142,7 +142,8 @@ class Nursery:
                     self._is_ready = True
                     self._settled.set()
                 elif "pid" in message:
-                    self.ended[message["pid"]] = message["status"]
+                    # Another one: whoever reads what there was, in another thread, is not to see it change.
+                    self.ended = {**self.ended, message["pid"]: message["status"]}
         self._is_ready = False
         self._settled.set()
 

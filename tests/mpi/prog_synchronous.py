@@ -15,6 +15,7 @@ from mpi4py import MPI
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cooptim_lab.comm import host
 from cooptim_lab.comm.timeline import Timeline
 from cooptim_lab.shards.aggregate import (
     AGGREGATORS,
@@ -192,6 +193,10 @@ shared.UNDIVIDED = AS_IT_IS
 assert torch.equal(sharded("shared")[0], in_turn()), "shared, not divided, is not one process that plays all ranks"
 assert torch.equal(sharded("shared", make=normed)[0], sharded("ordered", make=normed)[0])
 shared.UNDIVIDED = 0
+# Ranks meet by MPI where a processor lets words be seen in another order than they were written in.
+host.HAS_FUTEX, by_words = False, host.HAS_FUTEX
+assert torch.equal(sharded("shared")[0], in_turn()), "ranks that meet by MPI are not one process that plays all ranks"
+host.HAS_FUTEX = by_words
 if size > 2:
     assert not torch.equal(trained, in_turn(backwards=True))
 

@@ -114,3 +114,13 @@ def test_one_that_cannot_be_made_says_why_and_is_done_without(monkeypatch, tmp_p
     finally:
         broken.close()
     assert not broken.directory.exists()
+
+
+def test_what_was_known_of_ends_does_not_change_under_who_reads_it(nursery):
+    """A start looks through it while the thread that listens hears of other ranks' ends."""
+    before = nursery.ended
+    known = dict(before)
+    with RankPool(2) as pool:
+        pids = {row["pid"] for row in pool.start() or pool.status()}
+    assert wait_until(lambda: pids <= nursery.ended.keys())
+    assert before == known
