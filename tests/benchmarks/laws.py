@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -21,25 +22,26 @@ MEDIAN, HIGH, COVERED, CANNOT = 0.03, 0.25, (0.85, 0.95), 0.10
 PEERS = ("Amdahl", "USL", "ideal")
 
 
-def held_out() -> Iterator[tuple[Published, Series, int, float]]:
+def held_out(tables: Sequence[Published]) -> Iterator[tuple[Published, Series, int, float]]:
     """A series, its beginning, and the count and rate that are to be foretold."""
-    for each in published():
+    for each in tables:
         whole = each.series
         for left in (1, 2):
             if len(whole.counts) - left >= FEWEST:
                 yield each, whole.first(len(whole.counts) - left), whole.counts[-1], whole.rates[-1]
 
 
-def rows() -> list[Row]:
-    """All rows of README's section on laws."""
-    points = [(each, series, forecast(series).at([count])[0], rate) for each, series, count, rate in held_out()]
+def rows(path: Path | None = None) -> list[Row]:
+    """All rows of README's section on laws; of tables in a file, where one is given."""
+    tables = published(path) if path else published()
+    points = [(each, series, forecast(series).at([count])[0], rate) for each, series, count, rate in held_out(tables)]
     told = [(each, point, rate) for each, _, point, rate in points if point.tells]
     errors = [abs(point.rate / rate - 1) for _, point, rate in told]
     covered = statistics.fmean(point.low <= rate <= point.high for _, _, point, rate in points)
     silent = [
         f"{each.table} {each.name} from {series.counts[-1]}" for each, series, point, _ in points if not point.tells
     ]
-    peers = {name: peer_errors(name) for name in PEERS}
+    peers = {name: peer_errors(name, tables) for name in PEERS}
     worst, place = max((error, i) for i, error in enumerate(errors))
     of_peers = "; ".join(f"{name} {quantile(e, 0.5):.1%} and {quantile(e, 0.9):.0%}" for name, e in peers.items())
     amdahl, said = peers["Amdahl"], f"{len(told)} points; {of_peers}"
@@ -69,8 +71,8 @@ def row(name: str, errors: list[float], peer: list[float], share: float, reach: 
     )
 
 
-def peer_errors(name: str) -> list[float]:
-    found = [(fit(LAWS[name], series), count, rate) for _, series, count, rate in held_out()]
+def peer_errors(name: str, tables: Sequence[Published]) -> list[float]:
+    found = [(fit(LAWS[name], series), count, rate) for _, series, count, rate in held_out(tables)]
     return [abs(float(made.rate([count])[0]) / rate - 1) for made, count, rate in found if made is not None]
 
 
