@@ -20,7 +20,7 @@ from cooptim_lab.hardware.watching import PERIOD_SECONDS
 from cooptim_lab.ranks.shared import shared_pool
 from cooptim_lab.runs.run import Run
 
-from . import strip
+from . import sheets, strip
 from .asking import Asked
 from .chart import LiveChart
 from .controls import Controls, answer_on_own_subshell
@@ -127,8 +127,8 @@ class LabPanel:
         follower.until_the_end()
         picture = follower.picture
         update_display(mime_bundle(picture), display_id=self._figure_id, raw=True)
-        if picture.table:
-            update_display(picture.full_table, display_id=self._table_id)
+        if sheets.table(picture):
+            update_display(sheets.full_table(picture), display_id=self._table_id)
         doubts = picture.notes + row_doubts(list(picture.rows.values()))
         self._say(picture.reason or "; ".join(doubts) or f"run {run.id}: {run.state}")
         self._enable()

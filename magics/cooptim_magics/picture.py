@@ -40,20 +40,10 @@ from cooptim_lab.studies.rows import Row
 
 from .curves import Curve, axis_labels, cost_curves, end_of_x, loss_curves, speedup_curves
 from .pace import Pace
-from .racing import is_proof, proof_table, race_curves, race_line, race_table
-from .roofline import ceilings_line, ceilings_table, layers_table, roofline_curves
-from .tables import (
-    Table,
-    cost_notes,
-    costs_line,
-    costs_table,
-    row_notes,
-    rows_line,
-    rows_table,
-    spent_table,
-    spent_verdict,
-    summary_line,
-)
+from .racing import race_curves
+from .roofline import roofline_curves
+from .sheets import score
+from .tables import spent_verdict
 from .words import duration
 
 SPENT = ("steps", "compute", "communication", "waiting", "sent")
@@ -216,9 +206,9 @@ class Picture:
             now = self._last if self._clock is None else self._clock()
             spent = (duration(now - self._began) if self._began else "") + (self._budget or self._pace.left(now))
             doing = "" if self.phase == self.state else self.phase or "waiting for the ranks"
-            parts = (doing, self._where(), spent, self._age())
+            parts = (doing, self._where(), spent, self.age)
             return " · ".join(part for part in parts if part)
-        return "" if self.state == "failed" else self._score()
+        return "" if self.state == "failed" else score(self)
 
     @property
     def reason(self) -> str:
@@ -234,60 +224,10 @@ class Picture:
     def _where(self) -> str:
         return f"epoch {math.ceil(self._latest)}" if self._latest and self.kind not in ("speedup", "costs") else ""
 
-    def _age(self) -> str:
+    @property
+    def age(self) -> str:
         """Of `async`: how old the weights were on which gradients were computed."""
         return f"gradients {self.stale.mean:.1f} steps old, {self.stale.most} at most" if self.stale else ""
-
-    def _score(self) -> str:
-        if any(row.way != "baseline" for row in self.rows.values()):
-            return rows_line(self.rows.values())
-        if self.costs:
-            return costs_line(self.costs)
-        if self.ceilings:
-            return ceilings_line(self.ceilings.values())
-        if self.raced:
-            return race_line(list(self.raced.values()))
-        if "seconds" not in self.summary:
-            return ""
-        return " · ".join(part for part in (summary_line(self.summary), self._age()) if part)
-
-    @property
-    def table(self) -> list[list[str]]:
-        """The measured rows as text, or where the time of ranks went; the header first; empty while there is none."""
-        if self.rows:
-            return rows_table(list(self.rows.values()))
-        if self.costs:
-            return costs_table(self.costs)
-        if self.ceilings:
-            return [cells[:-1] for cells in ceilings_table(self.ceilings.values())]  # its words would fill a screen
-        if self.raced:
-            return proof_table(self._proof) if self._proof else race_table(list(self.raced.values()), is_short=True)
-        return spent_table(self.spent) if self.has_breakdown else []
-
-    @property
-    def full_table(self) -> Table:
-        """The table with what must stand under it: how to read it, and every doubt."""
-        doubts = [f"⚠ {note}" for note in dict.fromkeys(self.notes)]
-        if self.costs:
-            return Table(self.table, [*cost_notes(self.links), *self.remarks, *doubts])
-        if self.ceilings:
-            return Table(ceilings_table(self.ceilings.values()), [*self.remarks, *doubts])
-        if self.raced:
-            return Table(self.table, [*self.summary.get("sentences", ()), *self.remarks, *doubts])
-        return Table(self.table, row_notes(list(self.rows.values()), self.notes))
-
-    @property
-    def full_tables(self) -> list[Table]:
-        """That, and of a machine's ceilings a task's layers beside them."""
-        layers = [layers_table(self.step, self.ceilings.values())] if self.step is not None else []
-        raced = [row for row in self.raced.values() if not is_proof(row)]
-        said = ["The race: each plan beside the default of the same round."]
-        race = [Table(race_table(raced), said)] if raced else []
-        return [*([self.full_table] if self.table else []), *layers, *race]
-
-    @property
-    def _proof(self) -> list[Mapping[str, Any]]:
-        return [row for row in self.raced.values() if is_proof(row)]
 
     @property
     def has_breakdown(self) -> bool:

@@ -21,7 +21,7 @@ from cooptim_lab.errors import InputError
 from cooptim_lab.runs.events import Ended, Event, Output, Unfinished
 from cooptim_lab.runs.run import Run
 
-from . import strip
+from . import sheets, strip
 from .chart import LiveChart
 from .output import LiveLines, write_output
 from .picture import Picture
@@ -76,7 +76,7 @@ class Follower:
             status=picture.status,
             state=picture.state,
             fraction=picture.fraction,
-            table=picture.table,
+            table=sheets.table(picture),
             machine=machine,
             log_x=picture.is_roofline,
             log_y=picture.is_logarithmic,
@@ -156,9 +156,9 @@ _replaced: deque[LiveChart] = deque()
 def came_to(picture: Picture) -> tuple[list[str], list[Table]]:
     """What a run ends in: the measured rows with their doubts; of a training, its doubts and where its time went."""
     if picture.rows or picture.costs or picture.ceilings or picture.raced:
-        return [], picture.full_tables
+        return [], sheets.full_tables(picture)
     lines = [*(f"⚠ {note}" for note in picture.notes), *picture.remarks]
-    return lines, [Table(picture.table, [picture.verdict])] if picture.has_breakdown else []
+    return lines, [Table(sheets.table(picture), [picture.verdict])] if picture.has_breakdown else []
 
 
 def show_result(picture: Picture) -> None:

@@ -8,6 +8,7 @@ import math
 
 import numpy as np
 import pytest
+from cooptim_magics import sheets
 from cooptim_magics.picture import Picture
 from cooptim_magics.plots import figure, mime_bundle
 
@@ -43,7 +44,7 @@ SCORES = "1.50 s of training · held-out accuracy 97.0 % · 1,234 parameters"
 class TestFold:
     def test_before_anything_has_happened(self):
         empty = Picture("t")
-        assert (empty.curves, empty.fraction, empty.table, empty.state) == ([], None, [], "waiting")
+        assert (empty.curves, empty.fraction, sheets.table(empty), empty.state) == ([], None, [], "waiting")
         assert empty.status == "waiting for the ranks"
 
     def test_points_of_one_curve_are_joined(self):
@@ -126,7 +127,7 @@ class TestFold:
     def test_a_later_round_takes_the_place_of_a_row(self):
         seen = picture(Measured(row=row(repeats=1).summary()), Measured(row=row(repeats=2).summary()))
         assert seen.rows == {"2 shards, server": row(repeats=2)}
-        assert len(seen.table) == 2
+        assert len(sheets.table(seen)) == 2
 
     def test_speedup_has_measured_points_and_the_ideal(self):
         measured = [Measured(row=row(title=f"{n}", workers=n, low=0.9 * n, high=1.1 * n).summary()) for n in (1, 2, 4)]
@@ -148,7 +149,7 @@ class TestFold:
         assert (list(dots.y), list(dots.lo)) == (pytest.approx([400, 800]), pytest.approx([200, 400]))
         assert seen.labels["x_label"] == "workers"
         assert seen.costs == rows
-        assert len(seen.table) == 3
+        assert len(sheets.table(seen)) == 3
         assert "epoch" not in seen.status
 
     def test_speedup_before_the_first_point(self):

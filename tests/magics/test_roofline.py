@@ -6,6 +6,7 @@ import io
 from dataclasses import replace
 
 import pytest
+from cooptim_magics import sheets
 from cooptim_magics.picture import Picture
 from cooptim_magics.plots import figure, mime_bundle
 from cooptim_magics.roofline import attainable, ceilings_line, ceilings_table, layers_table, of, roofline_curves
@@ -186,21 +187,21 @@ class TestPicture:
         assert "epoch" not in seen.status
         figure(seen).savefig(io.BytesIO())
         assert all(curve.pack() for curve in seen.curves)
-        for table in seen.full_tables:
+        for table in sheets.full_tables(seen):
             assert repr(table)
 
     def test_what_was_told_last_counts(self):
         seen = picture(ceiling("latency", 1e-6), ceiling("latency", 2e-6))
-        assert seen.table[1][1] == "2 µs"
+        assert sheets.table(seen)[1][1] == "2 µs"
 
     def test_doubts_and_remarks_stand_under_it(self):
         seen = picture(*ROWS, more=[Note(text="busy"), Note(text="kept", is_doubt=False), Ended(state="done")])
-        assert seen.full_tables[0].notes == ("kept", "⚠ busy")
+        assert sheets.full_tables(seen)[0].notes == ("kept", "⚠ busy")
         assert seen.status == ceilings_line(ROWS)
         assert "image/png" in mime_bundle(seen)
 
     def test_without_a_task(self):
-        assert len(picture(*ROWS, step=None).full_tables) == 1
+        assert len(sheets.full_tables(picture(*ROWS, step=None))) == 1
 
     def test_live_it_has_no_words(self):
-        assert picture(*ROWS).table[0][-1] == "quartiles"
+        assert sheets.table(picture(*ROWS))[0][-1] == "quartiles"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from cooptim_magics import sheets
 from cooptim_magics.picture import Picture
 from cooptim_magics.plots import figure
 from cooptim_magics.tables import row_notes, spent_table, spent_verdict
@@ -48,7 +49,7 @@ class TestWhereTheTimeWent:
         made = picture(spent(0))
         assert not made.has_breakdown
         assert made.verdict == ""
-        assert made.table == []
+        assert sheets.table(made) == []
 
     def test_the_figure_has_a_bar_for_every_rank(self):
         drawing = figure(picture(spent(0), spent(1), Points(curve="training loss", x=(1.0, 2.0), y=(1.0, 0.5))))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+from cooptim_magics import sheets
 from cooptim_magics.commands import COMMANDS
 from cooptim_magics.grammar import complete, parse, spec_options
 from cooptim_magics.picture import Picture
@@ -73,7 +74,7 @@ def test_plans_that_were_never_trained_stand_together_by_their_reason():
 
 def test_while_it_goes_on_those_that_are_in_are_shown():
     shown = picture(Phase(text="round 1"), *(Raced(row=row) for row in RACE))
-    assert [row[0] for row in shown.table[1:]] == ["batch=256,fused", "fused", "lr=4"]
+    assert [row[0] for row in sheets.table(shown)[1:]] == ["batch=256,fused", "fused", "lr=4"]
     assert [curve.name for curve in shown.curves] == ["batch=256,fused", "fused", "the default"]
     assert "round 1" in shown.status
 
@@ -83,8 +84,8 @@ def test_while_it_goes_on_the_budget_and_who_fell_out_are_shown():
     shown = Picture("tune: digits", lambda: 12.0)
     started = Started(way="tune", options={"budget": 25.0}, workers=1, time=2.0)
     shown.feed([started, Phase(text="round 2", time=3.0), *(Raced(row=row) for row in [*RACE, *fallen])])
-    assert shown.table[-1][0] == "lr=2"
-    assert shown.table[-1][-1] == "slower than the best: P 0.90 beside P 0.30"
+    assert sheets.table(shown)[-1][0] == "lr=2"
+    assert sheets.table(shown)[-1][-1] == "slower than the best: P 0.90 beside P 0.30"
     assert shown.status == "round 2 · 10 s, budget 25 s"
 
 
@@ -111,10 +112,10 @@ def test_the_proof_takes_its_place():
     said = ["P = 0.33, between 0.32 and 0.34 (95 %) to accuracy 97.0 %: batch=256,fused"]
     end = Ended(state="done", summary={"sentences": said})
     shown = picture(*events, Note(text="the goal is accuracy 97.0 %", is_doubt=False), Note(text="busy"), end)
-    assert [row[0] for row in shown.table[1:]] == [AS_IS, f"{PLAN}: batch=256,fused"]
+    assert [row[0] for row in sheets.table(shown)[1:]] == [AS_IS, f"{PLAN}: batch=256,fused"]
     assert [curve.name for curve in shown.curves] == [PLAN, "the default"]
     assert shown.sentence == "co-designed: P 0.33 (0.32 – 0.34, 95 %)"
-    first, second = shown.full_tables
+    first, second = sheets.full_tables(shown)
     assert first.notes == (*said, "the goal is accuracy 97.0 %", "⚠ busy")
     assert len(second.cells) == 1 + len(RACE)
     assert figure(shown).get_axes()

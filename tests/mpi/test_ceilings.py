@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+from cooptim_magics import sheets
 from cooptim_magics.picture import Picture
 from cooptim_magics.plots import mime_bundle
 
@@ -70,7 +71,7 @@ def test_kept_by_the_machines_fingerprint(measured):
 def test_the_record_tells_the_same(measured):
     record = store.load(measured.id)
     picture, kept = (Picture.of("t", events) for events in (measured.log.since(0), record.events))
-    assert [table.cells for table in kept.full_tables] == [table.cells for table in picture.full_tables]
+    assert [table.cells for table in sheets.full_tables(kept)] == [table.cells for table in sheets.full_tables(picture)]
     assert "image/png" in mime_bundle(kept)
 
 
