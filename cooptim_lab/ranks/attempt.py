@@ -17,7 +17,7 @@ from ..errors import InputError, LabError, PoolError, RankFailure, RunStopped
 from ..runs.events import Note, Output, Unfinished
 from . import wire
 from .beginning import Beginning
-from .cpus import share_cpus
+from .cpus import share_cpus, take_turns
 from .failures import Failure, Weight, is_of_mpi, say_more, weightier
 from .job import Job
 from .mailbox import Closing, Lost, Mailbox, Printed, Printing, Unreadable
@@ -104,8 +104,8 @@ class Attempt:
         hellos = [ranks.hellos[rank] for rank in range(job.workers)]
         ranks.expect(job.workers)
         starts = [
-            wire.Start(job.id, job.workers, threads, job.carried, self._shipment.parcels(rank))
-            for rank, threads in enumerate(share_cpus(hellos))
+            wire.Start(job.id, job.workers, threads, turns, job.carried, self._shipment.parcels(rank))
+            for rank, (threads, turns) in enumerate(zip(share_cpus(hellos), take_turns(hellos), strict=True))
         ]
         for start, group in itertools.groupby(range(job.workers), starts.__getitem__):
             ranks.send_all(group, start)

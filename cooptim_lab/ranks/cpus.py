@@ -22,6 +22,12 @@ def share_cpus(hellos: Sequence[Hello]) -> list[int]:
     return [max(1, hello.cpus // shared[hello.machine, hello.affinity]) for hello in hellos]
 
 
+def take_turns(hellos: Sequence[Hello]) -> list[bool]:
+    """For each of these ranks, whether more of them share its CPUs than there are."""
+    shared = Counter((hello.machine, hello.affinity) for hello in hellos)
+    return [shared[hello.machine, hello.affinity] > hello.cpus for hello in hellos]
+
+
 def crowded(hellos: Sequence[Hello]) -> list[str]:
     """What is to be said of machines that have fewer CPUs than ranks."""
     notes, machines = [], dict.fromkeys(hello.machine for hello in hellos)

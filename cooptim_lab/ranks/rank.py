@@ -32,7 +32,7 @@ import cloudpickle
 import psutil
 
 from ..comm.context import Context
-from ..comm.waiting import LONGEST
+from ..comm.waiting import LONGEST, take_turns
 from ..errors import InputError
 from ..hardware.heap import Heap
 from . import wire
@@ -182,6 +182,7 @@ class Rank:
     def _call(self, start: Start) -> Any:
         start.carried.apply()
         set_threads(start.threads)
+        take_turns(start.takes_turns)
         program, arguments = unpack(start.calls[0])
         self._is_ours = (
             getattr(program, "__module__", "").startswith(OURS) and program.__module__ != run_cell.__module__

@@ -40,6 +40,8 @@ class Start:
     job: int
     workers: int
     threads: int
+    takes_turns: bool
+    """Whether it shares its CPUs with more ranks than there are."""
     carried: Carried
     calls: tuple[Parcel, ...]
     """First (function, keyword arguments), then further keyword arguments, this rank's own."""

@@ -136,7 +136,9 @@ def test_an_interrupt_while_an_error_is_being_told_does_not_end_the_rank(rank, m
     assert answer(rank, lambda: fail(ValueError("no"))).kind == "error"
 
 
-@pytest.mark.parametrize("heard", [wire.Start(7, 0, 1, 1, ()), wire.Aside(7)], ids=["with a part in it", "without"])
+@pytest.mark.parametrize(
+    "heard", [wire.Start(7, 0, 1, False, 1, ()), wire.Aside(7)], ids=["with a part in it", "without"]
+)
 def test_a_rank_says_that_a_job_begins_when_it_hears_of_it(rank, heard):
     rank._control.inbox.put(heard)
     assert wait_until(lambda: rank._control.sent)
