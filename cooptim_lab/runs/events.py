@@ -135,6 +135,13 @@ class Costed(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Foretold(Event):
+    """A step of one way on a machine that is not here (see `scaling.here.Simulated`)."""
+
+    row: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Gauged(Event):
     """One figure of what the machine can do, as far as it is known (see `hardware.ceilings.Ceiling`)."""
 

@@ -9,13 +9,13 @@ slowest: how far single steps are apart is measured too.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from ..costs.formulas import exchange_seconds
+from ..costs.formulas import exchange_seconds, step_seconds
 from ..costs.links import Calibration, Compute, Link
 from ..errors import InputError
 from .step import Step, expected_largest
@@ -50,6 +50,10 @@ class Measured:
         By N: a step of one of N sub-networks, on the whole batch.
     apart
         Single steps over their median.
+    crowding
+        How many times longer all takes, per worker, where workers take turns on a core: caches are shared then.
+    late
+        By way, seconds that its exchange takes more where two workers share each core: who is sent to may not run.
     spread
         Of the rounds, relative: one standard deviation.
     links
@@ -65,6 +69,8 @@ class Measured:
     apart: tuple[float, ...]
     spread: float
     links: Calibration
+    crowding: float = 1.0
+    late: Mapping[str, float] = field(default_factory=dict)
 
     def summary(self) -> dict[str, Any]:
         """As a JSON object."""
@@ -85,13 +91,13 @@ class Machine:
     Raises
     ------
     InputError
-        For less than one host or core, a link of no bandwidth, several hosts with nothing between them.
+        For less than one host or core, a bandwidth or a latency below 0.
     """
 
     hosts: int = 1
     cores: int = 1
     bandwidth: float = 0.0
-    """Of a host's link to the others, in bytes per second, as it is written on it."""
+    """Of a host's link to the others, in bytes per second, as it is written on it; 0: as it was measured."""
     latency: float = 5e-5
     """Of a message between hosts, in seconds."""
 
@@ -99,10 +105,9 @@ class Machine:
         for name in ("hosts", "cores"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} = {getattr(self, name)}: give 1 or more")
-        if self.hosts > 1 and not self.bandwidth > 0:
-            raise InputError("a link of 0 joins no hosts: give its bandwidth, as 10Gbit")
-        if not self.latency >= 0:
-            raise InputError(f"latency = {self.latency}: give seconds, 0 or more")
+        for name in ("bandwidth", "latency"):
+            if not getattr(self, name) >= 0:
+                raise InputError(f"{name} = {getattr(self, name)}: give 0 or more")
 
     def place(self, workers: int) -> list[int]:
         """By rank, the number of its host: hosts are filled in their order, and beyond that all alike."""
@@ -143,7 +148,8 @@ def simulate(measured: Measured, way: str, workers: int, on: Machine, sync_every
     Raises
     ------
     InputError
-        For an unknown way, workers below 1, more of them than a batch has rows or a network sub-networks.
+        For an unknown way, workers below 1, more of them than a batch has rows or a network sub-networks; for several
+        hosts where nothing is said of what joins them, and nothing was measured.
     """
     if way not in WAYS:
         raise InputError(f"way = {way!r}: choose {', '.join(WAYS)}")
@@ -155,9 +161,10 @@ def simulate(measured: Measured, way: str, workers: int, on: Machine, sync_every
     if way != SUBNETS and workers > measured.batch:
         raise InputError(f"{workers} workers: a batch of {measured.batch} rows has none for each; give a larger batch")
     hosts = on.place(workers)
-    crowd = max(hosts.count(host) for host in set(hosts))
-    turns = max(1.0, crowd / on.cores)
-    steps = [_step(measured, way, hosts, on, turns, sync_every, reached) for reached in REACHED]
+    if len(set(hosts)) > 1 and not on.bandwidth and measured.links.between is None:
+        raise InputError("nothing is known of what joins the hosts: give a link, as 10Gbit")
+    turns = turns_of(hosts, on.cores)
+    steps = [step_of(measured, way, hosts, on, sync_every, reached) for reached in REACHED]
     slow, taken, fast = (float(step.seconds) for step in steps)
     missed = math.hypot(measured.spread, MISSED_IN_TURNS if turns > 1 else MISSED)
     return Simulated(
@@ -167,45 +174,50 @@ def simulate(measured: Measured, way: str, workers: int, on: Machine, sync_every
     )  # fmt: skip
 
 
-def _step(
-    measured: Measured, way: str, hosts: list[int], on: Machine, turns: float, sync_every: int, reached: float
+def turns_of(hosts: Sequence[int], cores: int) -> float:
+    """How many workers share a core, on the fullest host; 1 where each has its own."""
+    return max(1.0, max(hosts.count(host) for host in set(hosts)) / cores)
+
+
+def step_of(
+    measured: Measured, way: str, hosts: Sequence[int], on: Machine, sync_every: int, reached: float = 1.0
 ) -> Step:
-    workers = len(hosts)
+    """A step by its parts, of workers on these hosts, over links that reach such a part of their bandwidth."""
+    workers, turns = len(hosts), turns_of(hosts, on.cores)
+    late = measured.late.get(way, 0.0) * math.log2(turns)  # as many more rounds of waiting as a tree has levels more
+    turns *= measured.crowding if turns > 1 else 1.0
+    if workers == 1:
+        return Step(computing=measured.alone)
     if way == SUBNETS:  # each trains by itself to the end: nobody waits in a step, nothing is sent
         return Step(computing=turns * measured.subnets[workers])
     rate = reached * on.bandwidth
-    between = Link(on.latency, rate, rate) if len(set(hosts)) > 1 else None
+    between = Link(on.latency, rate, rate) if on.bandwidth else measured.links.between
     links = replace(measured.links, between=between, cpus=on.cores)
-    gradient = turns * _gradient(measured, measured.batch / workers)
-    update = turns * measured.update
+    gradient = turns * gradient_seconds(measured, measured.batch / workers)
     if way == ASYNC:
-        return _asynchronous(measured, hosts, links, gradient, turns)
-    if workers == 1:
-        return Step(computing=gradient, dispatch=update)
-    of = Compute(gradient, measured.update, gradient + update)
+        return _asynchronous(measured, hosts, links, gradient, turns)  # nobody is waited for by all
+    of = Compute(gradient, measured.update, gradient + turns * measured.update)
     update = _update(way, measured, hosts, links, of)
-    late = expected_largest(measured.apart, workers) - float(np.mean(measured.apart))
+    slowest = expected_largest(measured.apart, workers) - float(np.mean(measured.apart))
     meets = sync_every if way == "local" else 1
-    waiting = gradient * late / math.sqrt(turns * meets)  # what is a sum of several is less far apart
+    waiting = late + gradient * slowest / math.sqrt(turns * meets)  # what is a sum of several is less far apart
     exchange = exchange_seconds(way, measured.size, hosts, links, meets)
     return Step(computing=gradient, waiting=waiting, dispatch=update, exchange=exchange)
 
 
-def _gradient(measured: Measured, rows: float) -> float:
+def gradient_seconds(measured: Measured, rows: float) -> float:
     """Seconds of forward and backward on so many rows: straight between what was measured, and on below it."""
     known = sorted(measured.gradients)
     return float(np.interp(rows, known, [measured.gradients[n] for n in known]))
 
 
-def _update(way: str, measured: Measured, hosts: list[int], links: Calibration, of: Compute) -> float:
+def _update(way: str, measured: Measured, hosts: Sequence[int], links: Calibration, of: Compute) -> float:
     """Seconds of the updates that a step has, by the rule of `costs.formulas.step_seconds`."""
-    from ..costs.formulas import step_seconds
-
     exchange = exchange_seconds(way, measured.size, hosts, links)
     return step_seconds(way, measured.size, hosts, links, of) - exchange - of.gradient
 
 
-def _asynchronous(measured: Measured, hosts: list[int], links: Calibration, gradient: float, turns: float) -> Step:
+def _asynchronous(measured: Measured, hosts: Sequence[int], links: Calibration, gradient: float, turns: float) -> Step:
     """As many gradients as there are workers, each a step of the server's, which trains its own shard besides.
 
     It takes them between its own steps, so it is the one who is late; with a bounded staleness the others go at its
@@ -213,10 +225,7 @@ def _asynchronous(measured: Measured, hosts: list[int], links: Calibration, grad
     """
     workers = len(hosts)
     served = turns * workers * (measured.update + 2 * measured.size * links.gamma)
-    if workers == 1:
-        return Step(computing=gradient, dispatch=served)
     there_and_back = exchange_seconds("server", measured.size, [hosts[0], hosts[-1]], links)
     busy = (workers - 1) * 2 * measured.size / links.between.beta if links.between else 0.0  # the server's one link
-    return Step(computing=gradient, dispatch=served, exchange=max(there_and_back, busy), hidden=min(
-        max(there_and_back, busy), gradient + served
-    ))  # fmt: skip
+    exchange = max(there_and_back, busy)
+    return Step(computing=gradient, dispatch=served, exchange=exchange, hidden=min(exchange, gradient + served))

@@ -91,7 +91,7 @@ class System:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Foretold:
+class Predicted:
     """One number of workers: a step by its parts, and work per second with its 90 % interval."""
 
     count: int
@@ -154,7 +154,7 @@ class Simulator:
                 told["dispatch"] = ((update + CALLS) / self.first_step(), KNOWN)
         return told
 
-    def at(self, counts: Sequence[int]) -> list[Foretold]:
+    def at(self, counts: Sequence[int]) -> list[Predicted]:
         """What is foretold of some numbers of workers.
 
         Raises
@@ -174,7 +174,7 @@ class Simulator:
                 for i in range(len(n))]  # fmt: skip
         low, high = np.exp(logs - QUANTILE * wide), np.exp(logs + QUANTILE * wide)
         return [
-            Foretold(count=int(count), step=one, rate=float(rate), low=float(least), high=float(most))
+            Predicted(count=int(count), step=one, rate=float(rate), low=float(least), high=float(most))
             for count, one, rate, least, most in zip(counts, pick, np.exp(logs), low, high, strict=True)
         ]
 
