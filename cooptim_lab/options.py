@@ -21,14 +21,15 @@ def option(
     choices: tuple[str, ...] = (),
     flag: str = "",
     takes_class: str = "",
+    shown_as: str = "",
 ) -> Any:
     """A dataclass field that knows its bounds.
 
     `flag` is a one-letter short form for command lines; `takes_class` names the method of a class that may be given in
-    place of one of the choices.
+    place of one of the choices; `shown_as` is what stands for a value in help.
     """
-    rules = {"help": help, "at_least": at_least, "choices": choices, "flag": flag, "takes_class": takes_class}
-    return field(default=default, metadata=rules)
+    rules = {"help": help, "at_least": at_least, "choices": choices, "flag": flag}
+    return field(default=default, metadata={**rules, "takes_class": takes_class, "shown_as": shown_as})
 
 
 def validate(spec: Any) -> None:

@@ -55,8 +55,10 @@ class TuneSpec(Spec):
 
     way: ClassVar[str] = "tune"
     budget: float = option(60.0, "seconds that it may take", at_least=0.1)
-    keep_accuracy: str = option("0.5%", "of the default's held-out accuracy (else loss), what may be lost")
-    levers: str = option("", "only these, as threads,fused,batch,lr; all that apply when left out")
+    keep_accuracy: str = option(
+        "0.5%", "of the default's held-out accuracy (else loss), what may be lost", shown_as="PART"
+    )
+    levers: str = option("", "only these, as threads,fused,batch,lr; else all that apply", shown_as="LEVERS")
 
     def __post_init__(self) -> None:
         super().__post_init__()

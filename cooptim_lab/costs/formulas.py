@@ -106,16 +106,20 @@ def exchange_seconds(way: str, size: float, hosts: Sequence[int], on: Calibratio
 def step_seconds(
     way: str, size: float, hosts: Sequence[int], on: Calibration, compute: Compute, sync_every: int = 1
 ) -> float:
-    """Seconds of one step: what is computed, then the exchange.
+    """Seconds of one step: what is computed, then the exchange."""
+    exchange = exchange_seconds(way, size, hosts, on, sync_every)
+    return compute.gradient + update_seconds(way, size, hosts, compute) + exchange
+
+
+def update_seconds(way: str, size: float, hosts: Sequence[int], compute: Compute) -> float:
+    """Seconds that the optimizer's part takes of one step.
 
     With `server` the update is rank 0's alone; with `shared` each of the k ranks that own a part makes 1/k of it.
     """
-    computing = compute.step
     if way == "server":
-        computing = compute.gradient + compute.update
-    elif way == "shared":
-        computing = compute.gradient + (compute.step - compute.gradient) / _owners(hosts, size)
-    return computing + exchange_seconds(way, size, hosts, on, sync_every)
+        return compute.update
+    together = compute.step - compute.gradient
+    return together / _owners(hosts, size) if way == "shared" else together
 
 
 def _owners(hosts: Sequence[int], size: float) -> int:

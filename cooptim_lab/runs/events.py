@@ -135,6 +135,13 @@ class Costed(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Sampled(Event):
+    """A task's steps on this machine, by which other machines are foretold (see `scaling.here.Figures`)."""
+
+    figures: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Foretold(Event):
     """A step of one way on a machine that is not here (see `scaling.here.Simulated`)."""
 

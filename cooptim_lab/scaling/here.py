@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..costs.formulas import exchange_seconds, step_seconds
+from ..costs.formulas import exchange_seconds, update_seconds
 from ..costs.links import Calibration, Compute, Link
 from ..errors import InputError
 from .step import Step, expected_largest
@@ -31,7 +31,7 @@ REACHED = (0.5, 0.75, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
+class Figures:
     """A task's steps on this machine, in seconds.
 
     Attributes
@@ -77,7 +77,7 @@ class Measured:
         return asdict(self)
 
     @classmethod
-    def from_summary(cls, summary: Mapping[str, Any]) -> Measured:
+    def from_summary(cls, summary: Mapping[str, Any]) -> Figures:
         """What `summary` wrote; JSON has made texts of the numbers that were keys."""
         by_number = {name: {int(n): s for n, s in summary[name].items()} for name in ("gradients", "subnets")}
         links, apart = Calibration.from_summary(summary["links"]), tuple(summary["apart"])
@@ -142,7 +142,7 @@ class Simulated:
         return asdict(self)
 
 
-def simulate(measured: Measured, way: str, workers: int, on: Machine, sync_every: int = 10) -> Simulated:
+def simulate(measured: Figures, way: str, workers: int, on: Machine, sync_every: int = 10) -> Simulated:
     """What a step takes: so many workers, by one way, on another machine.
 
     Raises
@@ -180,7 +180,7 @@ def turns_of(hosts: Sequence[int], cores: int) -> float:
 
 
 def step_of(
-    measured: Measured, way: str, hosts: Sequence[int], on: Machine, sync_every: int, reached: float = 1.0
+    measured: Figures, way: str, hosts: Sequence[int], on: Machine, sync_every: int, reached: float = 1.0
 ) -> Step:
     """A step by its parts, of workers on these hosts, over links that reach such a part of their bandwidth."""
     workers, turns = len(hosts), turns_of(hosts, on.cores)
@@ -197,7 +197,7 @@ def step_of(
     if way == ASYNC:
         return _asynchronous(measured, hosts, links, gradient, turns)  # nobody is waited for by all
     of = Compute(gradient, measured.update, gradient + turns * measured.update)
-    update = _update(way, measured, hosts, links, of)
+    update = update_seconds(way, measured.size, hosts, of)
     slowest = expected_largest(measured.apart, workers) - float(np.mean(measured.apart))
     meets = sync_every if way == "local" else 1
     waiting = late + gradient * slowest / math.sqrt(turns * meets)  # what is a sum of several is less far apart
@@ -205,19 +205,13 @@ def step_of(
     return Step(computing=gradient, waiting=waiting, dispatch=update, exchange=exchange)
 
 
-def gradient_seconds(measured: Measured, rows: float) -> float:
+def gradient_seconds(measured: Figures, rows: float) -> float:
     """Seconds of forward and backward on so many rows: straight between what was measured, and on below it."""
     known = sorted(measured.gradients)
     return float(np.interp(rows, known, [measured.gradients[n] for n in known]))
 
 
-def _update(way: str, measured: Measured, hosts: Sequence[int], links: Calibration, of: Compute) -> float:
-    """Seconds of the updates that a step has, by the rule of `costs.formulas.step_seconds`."""
-    exchange = exchange_seconds(way, measured.size, hosts, links)
-    return step_seconds(way, measured.size, hosts, links, of) - exchange - of.gradient
-
-
-def _asynchronous(measured: Measured, hosts: Sequence[int], links: Calibration, gradient: float, turns: float) -> Step:
+def _asynchronous(measured: Figures, hosts: Sequence[int], links: Calibration, gradient: float, turns: float) -> Step:
     """As many gradients as there are workers, each a step of the server's, which trains its own shard besides.
 
     It takes them between its own steps, so it is the one who is late; with a bounded staleness the others go at its

@@ -18,7 +18,7 @@ def read_bandwidth(text: str) -> float:
     InputError
         For anything else, a bare number too, of which nobody knows the unit; and for a bandwidth of 0.
     """
-    found = re.fullmatch(r"\s*([\d.]+)\s*([kKMGT]?)(bits?|B|bytes?)(/s|ps)?\s*", text)
+    found = re.fullmatch(r"\s*([\d.]+)\s*([kKMGT]?)(bits?|B|bytes?)(/s)?\s*", text)
     try:
         value = float(found[1]) if found else 0.0
     except ValueError:  # several points

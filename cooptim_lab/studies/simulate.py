@@ -18,13 +18,13 @@ from ..hardware import allowed_cpus
 from ..options import option
 from ..ranks.job import give_values
 from ..ranks.pool import RankPool
-from ..runs.events import Calibrated, Event, Foretold, Note, Phase, Progress
+from ..runs.events import Event, Foretold, Note, Phase, Progress, Sampled
 from ..runs.run import Run
 from ..scaling.here import (
     SUBNETS,
     WAYS,
+    Figures,
     Machine,
-    Measured,
     Simulated,
     gradient_seconds,
     simulate,
@@ -55,8 +55,10 @@ class SimulateSpec(Spec):
     workers: tuple[int, ...] = option((1, 2, 4, 8, 16, 32), "numbers of workers to foretell, as 1,2,4", at_least=1)  # type: ignore[assignment]
     hosts: int = option(1, "hosts of the machine that is asked about", at_least=1)
     cores: int = option(0, "cores of each host; 0: as many as there are here", at_least=0)
-    link: str = option("", "bandwidth of a host's link, as 25Gbit; else as measured between a pool's hosts, or 10Gbit")
-    latency: str = option("50us", "of a message between hosts, with its unit")
+    link: str = option(
+        "", "of a host, as 25Gbit; else as measured between a pool's hosts, or 10Gbit", shown_as="BANDWIDTH"
+    )
+    latency: str = option("50us", "of a message between hosts, with its unit", shown_as="TIME")
     sync_every: int = option(10, "steps between the meetings of local", at_least=1)
     repeats: int = option(5, "rounds of sampling; the median counts", at_least=1)
     epochs: int = option(1, "no matter here: steps are timed, nothing is trained to an end", at_least=1)
@@ -125,7 +127,7 @@ class SimulateStudy(Study[Simulated, SimulateSpec]):
 
     def measure(self) -> None:
         measured = self.sample()
-        self.run.post(Calibrated(links=measured.links.summary()))
+        self.run.post(Sampled(figures=measured.summary()))
         machine = self.machine(measured.links)
         for row in foretell(measured, self.counts, machine, self.spec.sync_every):
             self._rows.append(row)
@@ -137,7 +139,7 @@ class SimulateStudy(Study[Simulated, SimulateSpec]):
         """What is asked about."""
         return self.spec.machine(allowed_cpus(), is_measured=links is not None and links.between is not None)
 
-    def sample(self) -> Measured:
+    def sample(self) -> Figures:
         """All that has to be measured: some ten seconds."""
         spec = self.spec
         arguments = {name: getattr(spec, name) for name in ("batch", "repeats", "seed")}
@@ -152,7 +154,7 @@ class SimulateStudy(Study[Simulated, SimulateSpec]):
         links = Calibration.from_summary(self.ask(run_calibrate, max(LINKED, slots), 0.1))
         if uncut := parts.pop("uncut"):
             self.run.post(Note(text=uncut))
-        measured = Measured(batch=spec.batch, links=links, **alone, **{**parts, "apart": tuple(parts["apart"])})
+        measured = Figures(batch=spec.batch, links=links, **alone, **{**parts, "apart": tuple(parts["apart"])})
         return self.in_turns(measured) if self.takes_turns else measured
 
     @property
@@ -161,7 +163,7 @@ class SimulateStudy(Study[Simulated, SimulateSpec]):
         machine = self.machine()
         return turns_of(machine.place(self.counts[-1]), machine.cores) > 1
 
-    def in_turns(self, measured: Measured) -> Measured:
+    def in_turns(self, measured: Figures) -> Figures:
         """What two ranks for each core of this machine take, beside what would be foretold of them."""
         cores, spec = allowed_cpus(), self.spec
         ranks = LINKED * cores
@@ -197,7 +199,7 @@ class SimulateStudy(Study[Simulated, SimulateSpec]):
             self.pass_on(event)
 
 
-def foretell(measured: Measured, counts: list[int], machine: Machine, sync_every: int) -> list[Simulated]:
+def foretell(measured: Figures, counts: list[int], machine: Machine, sync_every: int) -> list[Simulated]:
     """Every way at every number of workers that it can have."""
     return [
         simulate(measured, way, workers, machine, sync_every)

@@ -198,7 +198,7 @@ class Sharded(Spec):
     aggregate: Any = aggregate_option()  # noqa: RUF009 - makes a field
     shards: str = option("shuffle", "how rows are dealt over the ranks", choices=("order", "shuffle", "stratify"))
     skew: float = option(0.0, "deal each class by Dirichlet(skew): small is uneven; 0: do not", at_least=0)
-    compress: str = option("none", "send less of the gradient: none, bf16, topk:0.01 or powersgd:4")
+    compress: str = option("none", "send less: none, bf16, topk:0.01 or powersgd:4 of the gradient", shown_as="KIND")
     sync_every: int = option(10, "steps between the meetings of local and diloco", at_least=1)
     staleness: int = option(2, "steps that a rank of async may be ahead of the slowest", at_least=0)
     outer_lr: float = option(0.7, "learning rate of diloco's outer step", at_least=0)

@@ -252,6 +252,8 @@ def axis_labels(kind: str) -> dict[str, str]:
         return {"x_label": "workers", "y_label": "speedup 1/P (above 1 is faster)"}
     if kind == "costs":
         return {"x_label": "workers", "y_label": "ms a step (line predicted, dot measured)"}
+    if kind == "simulate":
+        return {"x_label": "workers", "y_label": "speedup over the network as it is"}
     if kind == "ceilings":
         return {"x_label": "operations per byte", "y_label": "GFLOP/s"}
     if kind == "tune":

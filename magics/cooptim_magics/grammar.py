@@ -119,7 +119,7 @@ def from_spec(spec: type[Spec]) -> tuple[Option, ...]:
             choices=item.metadata["choices"],
             at_least=item.metadata["at_least"],
             takes_class=item.metadata["takes_class"],
-            shown_as="KIND" if hints[item.name] is str else "",  # free text of a spec names one, as compress does
+            shown_as=item.metadata["shown_as"],
         )
         for item in own_first
     )

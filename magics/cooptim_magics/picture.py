@@ -23,6 +23,7 @@ from cooptim_lab.runs.events import (
     Counted,
     Ended,
     Event,
+    Foretold,
     Gauged,
     Measured,
     Note,
@@ -32,10 +33,12 @@ from cooptim_lab.runs.events import (
     Progress,
     Raced,
     Resumed,
+    Sampled,
     Spent,
     Stale,
     Started,
 )
+from cooptim_lab.scaling.here import Figures, Simulated
 from cooptim_lab.studies.rows import Row
 
 from .curves import Curve, axis_labels, cost_curves, end_of_x, loss_curves, speedup_curves
@@ -43,7 +46,8 @@ from .pace import Pace
 from .racing import race_curves
 from .roofline import roofline_curves
 from .sheets import score
-from .tables import spent_verdict
+from .simulating import simulation_bars, simulation_curves
+from .tables import spent_verdict, step_parts
 from .words import duration
 
 SPENT = ("steps", "compute", "communication", "waiting", "sent")
@@ -73,6 +77,8 @@ class Picture:
         self.spent: dict[int, Spent] = {}  # of every rank, in all
         self.costs: list[CostRow] = []
         self.links: Calibration | None = None
+        self.simulated: list[Simulated] = []
+        self.sampled: Figures | None = None
         self.ceilings: dict[tuple[str, str, int, int], Ceiling] = {}
         self.step: Step | None = None
         self.raced: dict[tuple[str, str], Mapping[str, Any]] = {}  # plans by their texts; the proof's rows by title
@@ -136,6 +142,10 @@ class Picture:
                 self.links = Calibration.from_summary(event.links)
             case Costed():
                 self.costs.append(CostRow.from_summary(event.row))
+            case Sampled():
+                self.sampled = Figures.from_summary(event.figures)
+            case Foretold():
+                self.simulated.append(Simulated(**event.row))
             case Gauged():
                 ceiling = Ceiling.from_summary(event.ceiling)
                 self.ceilings[ceiling.key] = ceiling
@@ -169,6 +179,8 @@ class Picture:
             return speedup_curves(self.rows.values())
         if self.kind == "costs":
             return cost_curves(self._points, self.costs)
+        if self.simulated:
+            return simulation_curves(self.simulated)
         if self.is_roofline:
             return roofline_curves(self.ceilings.values(), self.step)
         if self.raced:
@@ -186,9 +198,14 @@ class Picture:
         return self.kind == "ceilings"
 
     @property
+    def is_logarithmic_in_x(self) -> bool:
+        """Whether x is read on a logarithmic axis."""
+        return self.is_roofline or self.kind == "simulate"
+
+    @property
     def is_logarithmic(self) -> bool:
-        """Whether the losses are better read on a logarithmic axis: all positive, and over a decade apart."""
-        if self.is_roofline:
+        """Whether y is better read on a logarithmic axis: losses, where all are positive and over a decade apart."""
+        if self.is_logarithmic_in_x:
             return True
         return self.kind != "speedup" and self._lowest > 0 and self._highest > 10 * self._lowest
 
@@ -222,12 +239,23 @@ class Picture:
         return " · ".join(word for word in words if word) or self.state
 
     def _where(self) -> str:
-        return f"epoch {math.ceil(self._latest)}" if self._latest and self.kind not in ("speedup", "costs") else ""
+        return (
+            f"epoch {math.ceil(self._latest)}"
+            if self._latest and self.kind not in ("speedup", "costs", "simulate")
+            else ""
+        )
 
     @property
     def age(self) -> str:
         """Of `async`: how old the weights were on which gradients were computed."""
         return f"gradients {self.stale.mean:.1f} steps old, {self.stale.most} at most" if self.stale else ""
+
+    @property
+    def bars(self) -> dict[str, Mapping[str, float]]:
+        """By name, the seconds of a step by what they go to: of each rank, or of each way that was simulated."""
+        if self.simulated:
+            return simulation_bars(self.simulated)
+        return {str(rank): step_parts(self.spent[rank]) for rank in sorted(self.spent)} if self.has_breakdown else {}
 
     @property
     def has_breakdown(self) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import textwrap
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,8 +27,11 @@ WIDE = (9.6, 3.4)
 DPI = 100
 LINE, MOST_LINES = 80, 6  # of the title: at its size as wide as the curves, and leaving room for them
 MOST_TICKS = 16
-PARTS = (("compute", "#0072B2"), ("communication", "#D55E00"), ("waiting", "#BBBBBB"))
-"""Where a rank's time goes."""
+PARTS = {
+    "compute": "#0072B2", "communication": "#D55E00", "waiting": "#BBBBBB",
+    "computing": "#0072B2", "exchanging": "#D55E00", "dispatch": "#E69F00",
+}  # fmt: skip
+"""Where a rank's time goes, and where that of a step that was simulated."""
 
 
 def figure(picture: Picture, said: str | None = None) -> Figure:
@@ -35,10 +39,11 @@ def figure(picture: Picture, said: str | None = None) -> Figure:
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter
 
-    if picture.has_breakdown:
+    bars = picture.bars
+    if bars:
         drawing = Figure(figsize=WIDE, dpi=DPI, layout="constrained")
         axes, beside = drawing.subplots(1, 2, width_ratios=(3, 2))
-        _draw_breakdown(beside, picture)
+        _draw_bars(beside, bars, "way" if picture.simulated else "rank")
     else:
         drawing = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
         axes = drawing.add_subplot()
@@ -79,7 +84,7 @@ def figure(picture: Picture, said: str | None = None) -> Figure:
             axis_format(FuncFormatter(_plain_tick))
     if picture.kind == "speedup":
         axes.set_ylim(bottom=0)
-    if picture.is_roofline:
+    if picture.is_logarithmic_in_x:
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(FuncFormatter(_plain_tick))
         axes.set_xlabel(f"{picture.labels['x_label']} (log scale)")
@@ -92,17 +97,16 @@ def figure(picture: Picture, said: str | None = None) -> Figure:
     return drawing
 
 
-def _draw_breakdown(axes: Axes, picture: Picture) -> None:
-    """A bar for every rank: the milliseconds of a step, by what they went to."""
-    ranks = sorted(picture.spent)
-    left = np.zeros(len(ranks))
-    for name, colour in PARTS:
-        each = [getattr(picture.spent[rank], name) / max(1, picture.spent[rank].steps) * 1e3 for rank in ranks]
-        axes.barh(ranks, each, left=left, color=colour, label=name, height=0.7)
+def _draw_bars(axes: Axes, bars: Mapping[str, Mapping[str, float]], of: str) -> None:
+    """A bar for every rank or way: the milliseconds of a step, by what they go to."""
+    places, left = list(range(len(bars))), np.zeros(len(bars))
+    for name in next(iter(bars.values())):
+        each = [1e3 * parts[name] for parts in bars.values()]
+        axes.barh(places, each, left=left, color=PARTS[name], label=name, height=0.7)
         left += each
-    axes.set_yticks(ranks if len(ranks) <= MOST_TICKS else [])
+    axes.set_yticks(*((places, list(bars)) if len(bars) <= MOST_TICKS else ([],)))
     axes.invert_yaxis()
-    axes.set_ylabel("rank")
+    axes.set_ylabel(of)
     axes.set_xlabel("ms a step")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(

@@ -13,10 +13,12 @@ from cooptim_lab.costs.links import Calibration
 from cooptim_lab.costs.work import Step
 from cooptim_lab.hardware.ceilings import Ceiling
 from cooptim_lab.runs.events import Spent
+from cooptim_lab.scaling.here import Figures, Simulated
 from cooptim_lab.studies.rows import Row
 
 from .racing import is_proof, proof_table, race_line, race_table
 from .roofline import ceilings_line, ceilings_table, layers_table
+from .simulating import simulation_line, simulation_notes, simulation_table
 from .tables import (
     Cells,
     Table,
@@ -40,6 +42,8 @@ class Shown(Protocol):
     spent: dict[int, Spent]
     costs: list[CostRow]
     links: Calibration | None
+    simulated: list[Simulated]
+    sampled: Figures | None
     ceilings: dict[tuple[str, str, int, int], Ceiling]
     step: Step | None
     raced: dict[tuple[str, str], Mapping[str, Any]]
@@ -58,6 +62,8 @@ def score(picture: Shown) -> str:
         return rows_line(picture.rows.values())
     if picture.costs:
         return costs_line(picture.costs)
+    if picture.simulated:
+        return simulation_line(picture.simulated)
     if picture.ceilings:
         return ceilings_line(picture.ceilings.values())
     if picture.raced:
@@ -73,6 +79,8 @@ def table(picture: Shown) -> Cells:
         return rows_table(list(picture.rows.values()))
     if picture.costs:
         return costs_table(picture.costs)
+    if picture.simulated:
+        return simulation_table(picture.simulated)
     if picture.ceilings:
         return [cells[:-1] for cells in ceilings_table(picture.ceilings.values())]  # its words would fill a screen
     if picture.raced:
@@ -86,6 +94,9 @@ def full_table(picture: Shown) -> Table:
     doubts = [f"⚠ {note}" for note in dict.fromkeys(picture.notes)]
     if picture.costs:
         return Table(table(picture), [*cost_notes(picture.links), *picture.remarks, *doubts])
+    if picture.simulated:
+        notes = simulation_notes(picture.simulated, picture.sampled)
+        return Table(table(picture), [*notes, *picture.remarks, *doubts])
     if picture.ceilings:
         return Table(ceilings_table(picture.ceilings.values()), [*picture.remarks, *doubts])
     if picture.raced:

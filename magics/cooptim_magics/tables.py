@@ -126,6 +126,11 @@ def spent_table(spent: Mapping[int, Spent]) -> Cells:
     return cells
 
 
+def step_parts(spent: Spent) -> dict[str, float]:
+    """Seconds of one of a rank's steps, by what they went to."""
+    return {name: getattr(spent, name) / max(1, spent.steps) for name in ("compute", "communication", "waiting")}
+
+
 def spent_verdict(spent: Mapping[int, Spent]) -> str:
     """What keeps the ranks from being as many times faster, and how serial that makes the run."""
     if len(spent) < 2:

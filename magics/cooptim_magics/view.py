@@ -78,7 +78,7 @@ class Follower:
             fraction=picture.fraction,
             table=sheets.table(picture),
             machine=machine,
-            log_x=picture.is_roofline,
+            log_x=picture.is_logarithmic_in_x,
             log_y=picture.is_logarithmic,
             **picture.labels,
         )
@@ -155,7 +155,7 @@ _replaced: deque[LiveChart] = deque()
 
 def came_to(picture: Picture) -> tuple[list[str], list[Table]]:
     """What a run ends in: the measured rows with their doubts; of a training, its doubts and where its time went."""
-    if picture.rows or picture.costs or picture.ceilings or picture.raced:
+    if picture.rows or picture.costs or picture.simulated or picture.ceilings or picture.raced:
         return [], sheets.full_tables(picture)
     lines = [*(f"⚠ {note}" for note in picture.notes), *picture.remarks]
     return lines, [Table(sheets.table(picture), [picture.verdict])] if picture.has_breakdown else []

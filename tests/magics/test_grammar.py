@@ -63,7 +63,7 @@ class TestCompletion:
         ("text", "offered"),
         [
             ("%cooptim ", list(COMMANDS)),
-            ("%cooptim s", ["subnets", "sharded", "speedup", "show", "stop"]),
+            ("%cooptim s", ["subnets", "sharded", "speedup", "simulate", "show", "stop"]),
             ("%%cooptim ra", ["ranks"]),
             ("%cooptim co", ["compare", "costs"]),
             (

@@ -21,6 +21,7 @@ COMMANDS: dict[str, Command] = {
         studies.SPEEDUP,
         studies.COMPARE,
         studies.COSTS,
+        studies.SIMULATE,
         codesign.TUNE,
         lab.LAB,
         records.RUNS,

@@ -1,4 +1,4 @@
-"""`speedup`, `compare`, `costs`: many runs of the current task, and the one table in which they end."""
+"""`speedup`, `compare`, `costs`, `simulate`: many runs of the current task, and the one table in which they end."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from cooptim_lab.runs.run import Run
 from cooptim_lab.studies.compare import Comparison, compare
 from cooptim_lab.studies.costs import CostSpec, measure_costs
+from cooptim_lab.studies.simulate import SimulateSpec, measure_and_simulate
 from cooptim_lab.studies.speedup import SpeedupStudy, measure_speedup
 
 from ..grammar import Command, Option, from_spec
@@ -35,6 +36,11 @@ def study_ways(session: Session, arguments: argparse.Namespace, cell: str | None
 def study_costs(session: Session, arguments: argparse.Namespace, cell: str | None) -> None:
     """A step by each way to aggregate, predicted and measured."""
     _study(session, arguments, measure_costs)
+
+
+def study_simulation(session: Session, arguments: argparse.Namespace, cell: str | None) -> None:
+    """Every way on a machine that is not here, put together from what is measured on this one."""
+    _study(session, arguments, measure_and_simulate)
 
 
 def _study(session: Session, arguments: argparse.Namespace, start: Callable[..., Run[Any]]) -> None:
@@ -69,4 +75,11 @@ COSTS = Command(
     study_costs,
     options=(*from_spec(CostSpec), *RUNNING),
     spec=CostSpec,
+)
+SIMULATE = Command(
+    "simulate",
+    "what each way would take on more hosts, cores and workers, with an interval",
+    study_simulation,
+    options=(*from_spec(SimulateSpec), *RUNNING),
+    spec=SimulateSpec,
 )
