@@ -20,7 +20,6 @@ from ..levers import Lever, Plan
 from ..levers.lever import KINDS
 from ..levers.plan import NONE, read_kinds
 from ..options import option
-from ..ranks.job import give_values
 from ..ranks.pool import RankPool
 from ..runs.events import Event, Note, Phase, Progress, Raced
 from ..runs.result import Result
@@ -129,13 +128,13 @@ class Tune(Study[Any, TuneSpec]):
         return time.monotonic() - self._began
 
     def measure(self) -> None:
-        self.around.ranks = self.ask(run_tell_pid, is_cooperative=False)
+        self.around.ranks = self.ask_one(run_tell_pid, is_cooperative=False)
         self.around.await_quiet(self._wait)
         self.around.begin()
         self._began, self._is_begun = time.monotonic(), True
         self._set_goal()
         found = self._survey()
-        gating = Gating(self, self.ask, self._trainer.spec_of(NONE, self.seed))
+        gating = Gating(self, self.ask_one, self._trainer.spec_of(NONE, self.seed))
         if self.pool.launch.is_here:
             gating.foresee(found["optimizer"])
         self.tuning.fast, gates = gating.pass_gates(found["levers"])
@@ -187,7 +186,7 @@ class Tune(Study[Any, TuneSpec]):
 
     def _survey(self) -> dict[str, Any]:
         self.phase("which levers apply")
-        found = self.ask(run_survey, spec=self._trainer.spec_of(NONE, self.seed), kinds=self.kinds)[0]
+        found = self.ask_one(run_survey, spec=self._trainer.spec_of(NONE, self.seed), kinds=self.kinds)[0]
         if found["why_not"]:
             said = "; ".join(f"{text}: {why}" for text, why in found["why_not"].items())
             self.say(f"not tried: {said}")
@@ -209,7 +208,7 @@ class Tune(Study[Any, TuneSpec]):
         alone = NONE if plan.way == "sharded" else plan.without("workers", THREADS)
         spec = self._trainer.spec_of(alone, self.seed)
         try:
-            rows = self.ask(run_measure_inference, spec=spec)[0]
+            rows = self.ask_one(run_measure_inference, spec=spec)[0]
         except RunStopped:
             raise
         except LabError as error:
@@ -241,7 +240,7 @@ class Tune(Study[Any, TuneSpec]):
     @property
     def _trainer(self) -> Trainer:
         spec = self.spec
-        return Trainer(self.task, self.pool, spec.epochs, spec.batch, self.ask, self.await_child, self.phase)
+        return Trainer(self.task, self.pool, spec.epochs, spec.batch, self.ask_one, self.await_child, self.phase)
 
     def post(self, known: Entry | Part) -> None:
         """What is known of a plan by now."""
@@ -265,16 +264,13 @@ class Tune(Study[Any, TuneSpec]):
             raise RunStopped("stopped")
         self.run.post(Phase(text=f"{said}: waiting for quiet"))
 
-    def ask(self, program: Callable[..., Any], *, is_cooperative: bool = True, **arguments: Any) -> list[Any]:
+    def ask_one(self, program: Callable[..., Any], *, is_cooperative: bool = True, **arguments: Any) -> list[Any]:
         """What a program returns on the one rank, in a list."""
         if program is not run_tell_pid:
             arguments["task"] = self.task
-        child: Run[list[Any]] = Run("call", {"workers": 1})
-        child.log.listen(self._tell)
-        self.pool.submit(child, program, arguments, workers=1, finish=give_values, is_cooperative=is_cooperative)
-        return list(self.await_child(child))
+        return self.ask_all(program, 1, is_cooperative=is_cooperative, **arguments)
 
-    def _tell(self, event: Event) -> None:
+    def forward(self, event: Event) -> None:
         """Of what a rank tells, what is done now and what is noted."""
         if isinstance(event, Phase) and self._is_begun and event.text != "running":
             self.phase(event.text)

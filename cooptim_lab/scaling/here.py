@@ -220,6 +220,7 @@ def _asynchronous(measured: Figures, hosts: Sequence[int], links: Calibration, g
     workers = len(hosts)
     served = turns * workers * (measured.update + 2 * measured.size * links.gamma)
     there_and_back = exchange_seconds("server", measured.size, [hosts[0], hosts[-1]], links)
-    busy = (workers - 1) * 2 * measured.size / links.between.beta if links.between else 0.0  # the server's one link
+    away = sum(host != hosts[0] for host in hosts)  # all by the server's one link
+    busy = 2 * away * measured.size / links.between.beta if away and links.between else 0.0
     exchange = max(there_and_back, busy)
     return Step(computing=gradient, dispatch=served, exchange=exchange, hidden=min(exchange, gradient + served))

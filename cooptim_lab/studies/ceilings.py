@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -18,7 +18,6 @@ from ..errors import InputError, LabError, RankFailure, RunStopped
 from ..hardware import allowed_cpus
 from ..hardware.ceilings import Ceiling, Ceilings, changes, fingerprint, latest
 from ..options import option
-from ..ranks.job import give_values
 from ..ranks.pool import RankPool
 from ..runs import store
 from ..runs.events import Counted, Event, Gauged, Note, Phase, Progress
@@ -118,10 +117,10 @@ class CeilingStudy(Study[Ceiling, CeilingSpec]):
         self.around.await_quiet(self.wait)
         self.began = time.monotonic()
         self.run.post(Phase(text="products, memory, operators, optimizers"))
-        self.take(self.ask(run_measure_machine, 1, seconds=self.spec.seconds))
+        self.take(self.ask(run_measure_machine, 1, is_cooperative=True, seconds=self.spec.seconds))
         self.run.post(Phase(text="messages"))
         try:
-            self.take(self.ask(run_measure_links, LINKED))
+            self.take(self.ask(run_measure_links, LINKED, is_cooperative=True))
         except RunStopped:
             raise
         except LabError as error:  # the figures of one rank stand without it
@@ -132,7 +131,7 @@ class CeilingStudy(Study[Ceiling, CeilingSpec]):
         """The task's step. One that no way could train has no layers to show; the machine is measured all the same."""
         self.run.post(Phase(text=f"a step of {self.task.name}, counted"))
         try:
-            step = self.ask(run_measure_task, 1, task=self.task, batch=self.spec.batch)
+            step = self.ask(run_measure_task, 1, is_cooperative=True, task=self.task, batch=self.spec.batch)
         except (InputError, RankFailure) as error:
             self.run.post(Note(text=f"the layers of {self.task.name} are not shown: {error}"))
         else:
@@ -189,17 +188,6 @@ class CeilingStudy(Study[Ceiling, CeilingSpec]):
         """Which processes are the ranks'; they are started if there are too few, before any clock."""
         self.around.ranks = self.ask_all(run_tell_pid, LINKED)
         self.around.begin()
-
-    def ask(self, program: Callable[..., Any], workers: int, **arguments: Any) -> Any:
-        """What rank 0 returns of a program."""
-        return self.ask_all(program, workers, **arguments)[0]
-
-    def ask_all(self, program: Callable[..., Any], workers: int, **arguments: Any) -> list[Any]:
-        """What every rank returns of a program, which looks at `context.stopping()` where it takes long."""
-        child: Run[list[Any]] = Run("call", {"workers": workers})
-        child.log.listen(self.forward)
-        self.pool.submit(child, program, arguments, workers=workers, finish=give_values)
-        return self.await_child(child)
 
     def forward(self, event: Event) -> None:
         """Of a program's events, what the study shows."""

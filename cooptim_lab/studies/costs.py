@@ -6,7 +6,7 @@ is an event as soon as it is known; the curves follow at the end.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any, ClassVar
 
@@ -15,7 +15,6 @@ from ..costs.formulas import LEAST, WAYS, CostRow, crossing, exchange_seconds, s
 from ..costs.links import Calibration, Compute
 from ..errors import InputError
 from ..options import option
-from ..ranks.job import give_values
 from ..ranks.pool import RankPool
 from ..runs.events import Calibrated, Costed, Event, Note, Phase, Points, Progress
 from ..runs.run import Run
@@ -128,13 +127,6 @@ class CostStudy(Study[CostRow, CostSpec]):
 
     def sync_every(self, way: str) -> int:
         return self.spec.sync_every if way == "local" else 1
-
-    def ask(self, program: Callable[..., Any], workers: int, **arguments: Any) -> Any:
-        """What rank 0 returns of a program."""
-        child: Run[list[Any]] = Run("call", {"workers": workers})
-        child.log.listen(self.forward)
-        self.pool.submit(child, program, arguments, workers=workers, finish=give_values, is_cooperative=False)
-        return self.await_child(child)[0]
 
     def forward(self, event: Event) -> None:
         """Of a program's events, what the study shows."""

@@ -11,7 +11,6 @@ from typing import Any
 from ..comm.context import Context
 from ..errors import InputError, RunStopped
 from ..hardware.load import Disturbance
-from ..ranks.job import give_values
 from ..ranks.pool import RankPool
 from ..runs.events import Beside, Event, Measured, Note, Phase, Points, Progress
 from ..runs.result import Result
@@ -173,15 +172,12 @@ class Rounds(Study[Row, Spec]):
 
     def _find_ranks(self) -> None:
         """Which processes are the ranks'; they are started if there are none, before any clock."""
-        child: Run[list[int]] = Run("call", {"workers": self._workers})
+        self.around.ranks = self.ask_all(run_tell_pid, self._workers)
 
-        def forward(event: Event) -> None:
-            if isinstance(event, Phase):
-                self.pass_on(event)
-
-        child.log.listen(forward)
-        self.pool.submit(child, run_tell_pid, {}, workers=self._workers, finish=give_values, is_cooperative=False)
-        self.around.ranks = self.await_child(child)
+    def forward(self, event: Event) -> None:
+        """Of such a question, what is done; what is to be noted the trainings will note."""
+        if isinstance(event, Phase):
+            self.pass_on(event)
 
     def _train(self, title: str, spec: Spec, *, is_first: bool) -> Result:
         child = launch(self.task, spec, pool=self.pool, record=False)

@@ -7,16 +7,14 @@ of two ranks for each core. What follows is numbers (`scaling.here`).
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from ..comm.context import Context
 from ..costs.links import Calibration
-from ..errors import InputError
+from ..errors import InputError, RunStopped
 from ..hardware import allowed_cpus
 from ..options import option
-from ..ranks.job import give_values
 from ..ranks.pool import RankPool
 from ..runs.events import Event, Foretold, Note, Phase, Progress, Sampled
 from ..runs.run import Run
@@ -35,6 +33,8 @@ from ..scaling.units import read_bandwidth, read_seconds
 from ..task import Task
 from ..training.spec import Spec, make_spec
 from .costs import run_calibrate, run_time_ways
+from .quiet import Surroundings, disturbs
+from .rounds import run_tell_pid
 from .study import Study
 
 LINKED = 2
@@ -119,14 +119,20 @@ class SimulateStudy(Study[Simulated, SimulateSpec]):
         super().__init__(task, spec, pool, workers)
         self.counts = sorted(set(spec.workers))
         self._rows: list[Simulated] = []
-        self._done = 0.0
+        self.around = Surroundings(is_here=self.pool.launch.is_here)
+        self._asked, self._to_ask, self._is_crowded = 1, 3 if self.takes_turns else 2, False
 
     @property
     def rows(self) -> list[Simulated]:
         return self._rows
 
     def measure(self) -> None:
+        self.around.ranks = self.ask_all(run_tell_pid, LINKED)
+        self.around.await_quiet(self.wait)
+        self.around.begin()
         measured = self.sample()
+        if said := disturbs(self.around.so_far()):
+            self.run.post(Note(text=f"busy: {said}, so little of this is true: run it when the machine is quiet"))
         self.run.post(Sampled(figures=measured.summary()))
         machine = self.machine(measured.links)
         for row in foretell(measured, self.counts, machine, self.spec.sync_every):
@@ -134,6 +140,12 @@ class SimulateStudy(Study[Simulated, SimulateSpec]):
             self.run.post(Foretold(row=row.summary()))
         if any(row.turns > 1 for row in self._rows):
             self.run.post(Note(text="more workers than cores take turns: that is foretold with half the certainty"))
+
+    def wait(self, said: str) -> None:
+        """For quiet, at every look."""
+        if self.run.stop_level:
+            raise RunStopped("stopped")
+        self.run.post(Phase(text=f"{said}: waiting for quiet"))
 
     def machine(self, links: Calibration | None = None) -> Machine:
         """What is asked about."""
@@ -144,14 +156,15 @@ class SimulateStudy(Study[Simulated, SimulateSpec]):
         spec = self.spec
         arguments = {name: getattr(spec, name) for name in ("batch", "repeats", "seed")}
         self.run.post(Phase(text="the network as it is"))
-        alone = self.ask(run_alone, 1, 0.2, task=self.task, **arguments)
+        alone = self.ask(run_alone, 1, task=self.task, **arguments)
+        self._asked = 2
         self.run.post(Phase(text="parts of a batch, and of the network"))
         parts = self.ask(
-            run_parts, LINKED, 0.5, task=self.task, counts=thinned(self.counts), subnets=self.counts, **arguments
+            run_parts, LINKED, task=self.task, counts=thinned(self.counts), subnets=self.counts, **arguments
         )
         self.run.post(Phase(text="latency and bandwidth"))
         slots = sum(slots for _, slots in self.pool.launch.hosts)
-        links = Calibration.from_summary(self.ask(run_calibrate, max(LINKED, slots), 0.1))
+        links = Calibration.from_summary(self.ask(run_calibrate, max(LINKED, slots)))
         if uncut := parts.pop("uncut"):
             self.run.post(Note(text=uncut))
         measured = Figures(batch=spec.batch, links=links, **alone, **{**parts, "apart": tuple(parts["apart"])})
@@ -167,12 +180,14 @@ class SimulateStudy(Study[Simulated, SimulateSpec]):
         """What two ranks for each core of this machine take, beside what would be foretold of them."""
         cores, spec = allowed_cpus(), self.spec
         ranks = LINKED * cores
-        if ranks > min(MOST_RANKS, spec.batch):
-            self.run.post(Note(text=f"what taking turns costs was not measured: it needs {ranks} ranks here"))
+        if ranks > min(MOST_RANKS, spec.batch) or not self.pool.launch.is_here:
+            why = f"that needs {ranks} ranks on this host, each with a row of the batch"
+            self.run.post(Note(text=f"what taking turns costs was not measured: {why}"))
             return measured
         self.run.post(Phase(text="two ranks for each core"))
+        self._asked, self._is_crowded = self._to_ask, True
         arguments = {name: getattr(spec, name) for name in ("batch", "sync_every", "repeats", "seed")}
-        timed = self.ask(run_time_ways, ranks, 0.2, task=self.task, **arguments)
+        timed = self.ask(run_time_ways, ranks, task=self.task, **arguments)
         alike = LINKED * gradient_seconds(measured, spec.batch / ranks)
         measured = replace(measured, crowding=max(1.0, timed["compute"]["gradient"] / alike))
         on = Machine(cores=cores)
@@ -182,20 +197,12 @@ class SimulateStudy(Study[Simulated, SimulateSpec]):
         }
         return replace(measured, late={way: max(0.0, seconds) for way, seconds in late.items()})
 
-    def ask(self, program: Callable[..., Any], workers: int, share: float, **arguments: Any) -> Any:
-        """What rank 0 returns of a program that is such a share of all."""
-        child: Run[list[Any]] = Run("call", {"workers": workers})
-        child.log.listen(lambda event: self.forward(event, share))
-        self.pool.submit(child, program, arguments, workers=workers, finish=give_values, is_cooperative=False)
-        value = self.await_child(child)[0]
-        self._done += share
-        return value
-
-    def forward(self, event: Event, share: float) -> None:
-        """Of a program's events, what the study shows."""
+    def forward(self, event: Event) -> None:
+        """Of a program's events, what the study shows: how many of them there will be is known, so is the whole."""
         if isinstance(event, Progress):
-            self.run.post(Progress(done=round(1000 * (self._done + share * event.done / event.total)), total=1000))
-        else:
+            done = (self._asked - 1 + event.done / event.total) / self._to_ask
+            self.run.post(Progress(done=round(1000 * done), total=1000))
+        elif not (self._is_crowded and isinstance(event, Note)):  # that ranks take turns is what is measured then
             self.pass_on(event)
 
 

@@ -7,10 +7,12 @@ measured, and how often, the studies know: `rounds` (trainings beside each other
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeVar
 
 from ..data.datasets import digits
 from ..errors import InputError, LabError, RunStopped
+from ..ranks.job import give_values
 from ..ranks.pool import RankPool
 from ..ranks.shared import shared_pool
 from ..runs import store
@@ -93,6 +95,26 @@ class Study(Generic[R, S]):
     def _finish(self, state: str) -> None:
         rows = self.rows
         self.run.finish(rows, state=state, summary={"rows": [row.summary() for row in rows]})
+
+    def ask(self, program: Callable[..., Any], workers: int, *, is_cooperative: bool = False, **arguments: Any) -> Any:
+        """What rank 0 returns of a program."""
+        return self.ask_all(program, workers, is_cooperative=is_cooperative, **arguments)[0]
+
+    def ask_all(
+        self, program: Callable[..., Any], workers: int, *, is_cooperative: bool = False, **arguments: Any
+    ) -> list[Any]:
+        """What every rank returns of a program, whose events are heard by `forward`.
+
+        `is_cooperative`: it looks at `context.stopping()`, because it takes long.
+        """
+        child: Run[list[Any]] = Run("call", {"workers": workers})
+        child.log.listen(self.forward)
+        self.pool.submit(child, program, arguments, workers=workers, finish=give_values, is_cooperative=is_cooperative)
+        return self.await_child(child)
+
+    def forward(self, event: Event) -> None:
+        """Of a program's events, what the study shows."""
+        self.pass_on(event)
 
     def await_child(self, child: Run[Any]) -> Any:
         """What a run of the study comes to; it is stopped with the study.

@@ -79,6 +79,7 @@ class Picture:
         self.links: Calibration | None = None
         self.simulated: list[Simulated] = []
         self.sampled: Figures | None = None
+        self.real: tuple[Curve, ...] = ()  # trainings that stand beside what was simulated
         self.ceilings: dict[tuple[str, str, int, int], Ceiling] = {}
         self.step: Step | None = None
         self.raced: dict[tuple[str, str], Mapping[str, Any]] = {}  # plans by their texts; the proof's rows by title
@@ -180,7 +181,7 @@ class Picture:
         if self.kind == "costs":
             return cost_curves(self._points, self.costs)
         if self.simulated:
-            return simulation_curves(self.simulated)
+            return [*simulation_curves(self.simulated), *self.real]
         if self.is_roofline:
             return roofline_curves(self.ceilings.values(), self.step)
         if self.raced:

@@ -71,6 +71,16 @@ def simulation_notes(rows: Sequence[Simulated], measured: Figures | None) -> lis
     return notes
 
 
+def real_curves(seen: Sequence[tuple[str, int, float]], alone: float) -> list[Curve]:
+    """Trainings of the same task, (way, workers, seconds a step), as points: a speedup over the step as it is."""
+    curves = []
+    for way in dict.fromkeys(way for way, _, _ in seen):
+        of = sorted((workers, alone / seconds) for each, workers, seconds in seen if each == way)
+        x, y = [float(workers) for workers, _ in of], [speedup for _, speedup in of]
+        curves.append(Curve(f"{way}, trained", x, y, y, y, kind="marker"))
+    return curves
+
+
 def _said(row: Simulated) -> str:
     ends = f"{row.alone / row.high:.2f} to {row.alone / row.low:.2f}"
     hosts = f" on {row.hosts} hosts" if row.hosts > 1 else ""

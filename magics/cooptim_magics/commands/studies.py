@@ -7,6 +7,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from IPython.display import display
+
+from cooptim_lab.data.datasets import digits
+from cooptim_lab.hardware import allowed_cpus
 from cooptim_lab.runs.run import Run
 from cooptim_lab.studies.compare import Comparison, compare
 from cooptim_lab.studies.costs import CostSpec, measure_costs
@@ -14,9 +18,13 @@ from cooptim_lab.studies.simulate import SimulateSpec, measure_and_simulate
 from cooptim_lab.studies.speedup import SpeedupStudy, measure_speedup
 
 from ..grammar import Command, Option, from_spec
+from ..picture import Picture
 from ..running import RUNNING, follow, given_options
 from ..session import Session
+from ..simulating import real_curves
+from ..tables import step_parts
 from ..view import show_result
+from ..whatif import WhatIf
 
 
 def study_speedup(session: Session, arguments: argparse.Namespace, cell: str | None) -> None:
@@ -40,15 +48,32 @@ def study_costs(session: Session, arguments: argparse.Namespace, cell: str | Non
 
 def study_simulation(session: Session, arguments: argparse.Namespace, cell: str | None) -> None:
     """Every way on a machine that is not here, put together from what is measured on this one."""
-    _study(session, arguments, measure_and_simulate)
+    picture = _study(session, arguments, measure_and_simulate)
+    if picture is not None and picture.sampled is not None:
+        spec = SimulateSpec(**given_options(session, arguments))
+        real = real_curves(_trained(session, spec.batch), picture.sampled.alone)
+        display(WhatIf(picture.title, picture.sampled, spec, allowed_cpus(), real).box)
 
 
-def _study(session: Session, arguments: argparse.Namespace, start: Callable[..., Run[Any]]) -> None:
-    """The live figure, then the table with its doubts."""
+def _trained(session: Session, batch: int) -> list[tuple[str, int, float]]:
+    """What this notebook has trained of the current task, by shards with such a batch: way, workers, seconds a step."""
+    name, seen = session.current_task.name if session.current_task else digits().name, []
+    for run in session.runs.values():
+        picture = Picture.of(run.title, run.log.since(0))
+        is_alike = picture.kind == "sharded" and picture.options["batch"] == batch and run.title.endswith(f": {name}")
+        if is_alike and run.state == "done" and picture.spent:
+            longest = max(sum(step_parts(rank).values()) for rank in picture.spent.values())
+            seen.append((str(picture.options["aggregate"]), len(picture.spent), longest))
+    return seen
+
+
+def _study(session: Session, arguments: argparse.Namespace, start: Callable[..., Run[Any]]) -> Picture | None:
+    """The live figure, then the table with its doubts; its picture, where it was waited for."""
     run = start(session.current_task, **given_options(session, arguments))
     picture = follow(session, run, arguments)
     if picture is not None:
         show_result(picture)
+    return picture
 
 
 SPEEDUP = Command(
