@@ -31,6 +31,7 @@ _HOME = {  # public name -> the module it lives in
     "compare_seeds": "studies.seeds",
     "measure_speedup": "studies.speedup",
     "measure_costs": "studies.costs",
+    "measure_and_simulate": "studies.simulate",
     "measure_ceilings": "studies.ceilings",
     "tune": "codesign.tune",
     "Plan": "levers",
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from .studies.compare import compare
     from .studies.costs import measure_costs
     from .studies.seeds import compare_seeds
+    from .studies.simulate import measure_and_simulate
     from .studies.speedup import measure_speedup
     from .task import Task
     from .ways import resume, train, train_sharded, train_subnets
