@@ -57,6 +57,14 @@ class WhatIf:
             answer_on_own_subshell(control)
         self.show()
 
+    def bundle(self) -> dict[str, Any]:
+        """For `display(..., raw=True)`: the sliders, and for a saved notebook, in which nobody reckons, a line."""
+        shown = dict(self.box._repr_mimebundle_())
+        return {
+            **shown,
+            "text/plain": "What if: a running notebook has sliders here, for hosts, cores and link.",
+        }
+
     @property
     def rows(self) -> list[Simulated]:
         """What is foretold of the machine that the sliders say."""

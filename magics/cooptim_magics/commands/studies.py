@@ -52,7 +52,7 @@ def study_simulation(session: Session, arguments: argparse.Namespace, cell: str 
     if picture is not None and picture.sampled is not None:
         spec = SimulateSpec(**given_options(session, arguments))
         real = real_curves(_trained(session, spec.batch), picture.sampled.alone)
-        display(WhatIf(picture.title, picture.sampled, spec, allowed_cpus(), real).box)
+        display(WhatIf(picture.title, picture.sampled, spec, allowed_cpus(), real).bundle(), raw=True)
 
 
 def _trained(session: Session, batch: int) -> list[tuple[str, int, float]]:
