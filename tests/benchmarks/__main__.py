@@ -13,7 +13,7 @@ from cooptim_lab import hardware
 
 NAMES = (
     "load_ext", "compare", "ranks", "subnets", "sharded", "costs", "examination", "busy", "merging", "codesign",
-    "prediction", "live", "shared", "laws",
+    "prediction", "live", "shared", "laws", "many",
 )  # fmt: skip
 
 
