@@ -42,7 +42,6 @@ ORPHAN_SECONDS = 0.5
 SIZE = "PMI_SIZE"
 """What MPICH's launcher has in a rank's environment: how many there are. Another's ranks do not wait for each other
 here."""
-FREE_DESCRIPTOR = 500  # above every number that a stub may ask for
 
 
 @dataclass
@@ -215,7 +214,8 @@ class Nursery:
                 else:
                     gate.close()
             # Received numbers and wanted ones overlap: out of the way first, then each to its place.
-            moved = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, FREE_DESCRIPTOR) for descriptor in received]
+            free = max(request["numbers"]) + 1  # of many ranks the launcher's own numbers are high
+            moved = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, free) for descriptor in received]
             for descriptor in received:
                 os.close(descriptor)
             for descriptor, number in zip(moved, request["numbers"], strict=True):
