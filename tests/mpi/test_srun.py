@@ -27,10 +27,10 @@ def test_a_stand_in_for_srun_starts_ranks_without_any_mpiexec(nothing_left, tmp_
     srun.write_text(f'#!/bin/sh\nexec {sys.executable} {Path(__file__).parents[1] / "srun.py"} "$@"\n')
     srun.chmod(0o700)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    with RankPool(3, launcher="srun --mpi=pmi2 -n {workers}") as pool:
-        assert pool.run(lambda context: context.comm.allreduce(context.rank)) == [3, 3, 3]
-        assert pool.run(lambda context: os.environ["SLURM_PROCID"]) == ["0", "1", "2"]
+    with RankPool(2, launcher="srun --mpi=pmi2 -n {workers}") as pool:
+        assert pool.run(lambda context: context.comm.allreduce(context.rank + 1)) == [3, 3]
+        assert pool.run(lambda context: os.environ["SLURM_PROCID"]) == ["0", "1"]
         nothing_left()
         with pytest.raises(RankFailure, match="rank 1 "):
             pool.run(killed)
-        assert pool.run(lambda context: context.size) == [3, 3, 3]
+        assert pool.run(lambda context: context.size) == [2, 2]
