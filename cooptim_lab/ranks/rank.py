@@ -37,11 +37,12 @@ from ..errors import InputError
 from ..hardware.heap import Heap
 from . import wire
 from .greeting import find_meeting, greet
+from .guard import prctl
 from .imported import Imported
 from .parcel import Store, unpack
 from .printing import flush_output, see_off
 from .spmd import run_cell, take_main
-from .starting import put_back
+from .starting import SLACK, put_back
 from .surroundings import Surroundings
 from .tracebacks import one_line, own_traceback
 from .traces import open_segments
@@ -55,6 +56,7 @@ PAUSE_SECONDS = 5e-5
 INSISTING_SECONDS = 0.02
 """Between interrupts of a program that is to end and, while it imports, may not yet."""
 IMPORTING = "<frozen importlib._bootstrap>"
+PR_SET_TIMERSLACK = 29  # <linux/prctl.h>
 EXIT_WITHOUT_KERNEL = 75  # EX_TEMPFAIL: the kernel went away
 
 
@@ -248,6 +250,8 @@ def tell() -> Told:
 
 def main(directory: Path | None) -> None:
     """Connect, serve, leave."""
+    if SLACK in os.environ:
+        prctl(PR_SET_TIMERSLACK, int(os.environ.pop(SLACK)))  # before MPI makes it wait for the others
     import torch  # noqa: F401 - once, before the kernel is told that this rank is ready
     from mpi4py import MPI
 

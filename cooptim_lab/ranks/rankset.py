@@ -29,7 +29,7 @@ from .meeting import Arrival, Door, meeting_file
 from .parcel import machine
 from .places import make_directory
 from .reading import Reader
-from .room import check_shared_memory
+from .room import check_shared_memory, make_room_for_connections
 from .survey import SURVEY_SECONDS, Survey
 
 START_SECONDS = 120.0
@@ -94,9 +94,10 @@ class RankSet:
             When the hosts have no room for so many.
         PoolError
             When the launcher is not there, ends early, or starts something else than it was asked to; when `cancelled`;
-            when this machine's shared memory has no room.
+            when this machine's shared memory, or what this process may have open, has no room.
         """
         command, address = self._launch.command(self.workers), self._launch.address()
+        make_room_for_connections(self.workers)
         if self._launch.is_here:
             check_shared_memory(self.workers)
         try:

@@ -69,6 +69,7 @@ class Reader:
         self._handles: dict[int, int] = {}
         self._far: set[int] = set()
         self._streams: dict[tuple[int, str], Stream] = {}
+        self._due: set[tuple[int, str]] = set()  # whose unfinished line is to be told: of many ranks, most have none
         self._sieve = Sieve()
         self._spawned: Spawned | None = None
         self._thread: threading.Thread | None = None
@@ -205,7 +206,7 @@ class Reader:
             while self._read_stream(rank, role) or self._comes_late(self._streams[rank, role].socket, deadline):
                 pass
             stream = self._streams[rank, role]
-            self._deliver(rank, role, stream.feed(b"", last=True))
+            self._feed(rank, role, b"", last=True)
             if stream.due < deadline:  # what it had begun is gone
                 self._mailbox.put((rank, Printing(role, stream.unfinished())))
 
@@ -247,8 +248,14 @@ class Reader:
             if stream.socket in self._selector.get_map():
                 self._selector.unregister(stream.socket)
             return False
-        self._deliver(rank, role, stream.feed(data))
+        self._feed(rank, role, data)
         return True
+
+    def _feed(self, rank: int, role: str, data: bytes, *, last: bool = False) -> None:
+        stream = self._streams[rank, role]
+        self._deliver(rank, role, stream.feed(data, last=last))
+        if stream.due < math.inf:
+            self._due.add((rank, role))
 
     def _deliver(self, rank: int | None, role: str, text: str) -> None:
         if text:
@@ -257,9 +264,12 @@ class Reader:
     def _tell_unfinished(self) -> float | None:
         """Tell how unfinished lines look, of those where it is time; the seconds until it is time again, if ever."""
         now, soonest = time.monotonic(), math.inf
-        for (rank, role), stream in self._streams.items():
+        for rank, role in tuple(self._due):
+            stream = self._streams[rank, role]
             if stream.due <= now:
                 self._mailbox.put((rank, Printing(role, stream.unfinished())))
+            if stream.due == math.inf:
+                self._due.discard((rank, role))
             soonest = min(soonest, stream.due)
         return None if soonest == math.inf else max(0.0, soonest - now)
 

@@ -11,6 +11,9 @@ from .started import ASIDE
 
 SCRIPT = Path(__file__).with_name("started.py")
 
+SLACK = "COOPTIM_TIMER_SLACK"
+"""Environment variable of a rank: by how many nanoseconds the system may lengthen its sleeps (prctl(2))."""
+
 
 def command(module: str, *arguments: str) -> list[str]:
     """That runs a module of this room."""

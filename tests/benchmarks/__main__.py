@@ -13,7 +13,7 @@ from cooptim_lab import hardware
 
 NAMES = (
     "load_ext", "compare", "ranks", "subnets", "sharded", "costs", "examination", "busy", "merging", "codesign",
-    "prediction", "live", "shared", "laws", "simulate", "simulated",
+    "prediction", "live", "shared", "laws", "simulate", "simulated", "many",
 )  # fmt: skip
 
 SCORED = ("laws", "simulate")

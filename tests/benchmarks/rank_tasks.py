@@ -39,3 +39,27 @@ def allreduce(context: Context) -> float:
         context.comm.Allreduce(MPI.IN_PLACE, buffer)
         times.append(time.perf_counter() - began)
     return statistics.median(times) * 1e6
+
+
+def report_steadily(context: Context, seconds: float, every: float) -> int:
+    """Sleep and report, as a training does that is watched; ranks do not do so in step. Returns how often."""
+    began = time.monotonic() + every * context.rank / context.size
+    count = 0
+    while count * every < seconds and not context.stopping():
+        time.sleep(max(0.0, began + count * every - time.monotonic()))
+        report_once(context)
+        count += 1
+    return count
+
+
+def report_at_once(context: Context, count: int) -> None:
+    """Each a message of its own, as fast as they are taken."""
+    for _ in range(count):
+        report_once(context)
+
+
+def sleep(context: Context, seconds: float, look: float = 0.05) -> None:
+    """Until it is told to stop, at which it looks so often."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and not context.stopping():
+        time.sleep(look)
