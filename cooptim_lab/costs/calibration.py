@@ -182,7 +182,13 @@ class Timed:
 
 
 def time_ways(
-    context: Context, task: Task, batch: int, sync_every: int, repeats: int, seed: int
+    context: Context,
+    task: Task,
+    batch: int,
+    sync_every: int,
+    repeats: int,
+    seed: int,
+    ways: Sequence[str] = WAYS,
 ) -> dict[str, Any] | None:
     """Take steps of a task by each way, and by no way: all interleaved over the rounds. On rank 0, else None.
 
@@ -202,7 +208,7 @@ def time_ways(
     rows = open_rows(task, probe)
     trained, _ = hold_out(len(rows), task.held_out, task.seed)
     parts = _parts(rows, trained, context.rank, context.size, batch, seed)
-    works = {way: _Work(context, task, seed, parts, way, sync_every) for way in WAYS}
+    works = {way: _Work(context, task, seed, parts, way, sync_every) for way in ways}
     apart = works["allreduce"]
     actions: dict[str, Callable[[], None]] = {
         **{way: work.step for way, work in works.items()},
@@ -210,11 +216,16 @@ def time_ways(
         "update": apart.replica.step if context.is_root else lambda: None,
         "step": apart.step_alone,
     }
-    counts = {name: _count(comm, action, sync_every if name == "local" else 1) for name, action in actions.items()}
+    # A server that nobody waits for must answer all before it does anything else.
+    ends = {way: work.aggregator.settle for way, work in works.items() if work.aggregator.tells_alone}
+    counts = {
+        name: _count(comm, action, sync_every if name == "local" else 1, ends.get(name, _nothing))
+        for name, action in actions.items()
+    }
     took: dict[str, list[float]] = {name: [] for name in actions}
     for done in range(repeats):
         for name, action in actions.items():
-            took[name].append(_per_step(comm, action, counts[name]))
+            took[name].append(_per_step(comm, action, counts[name], ends.get(name, _nothing)))
         if context.is_root:
             context.report(Progress(rank=0, done=done + 1, total=repeats))
     for work in works.values():
@@ -224,7 +235,7 @@ def time_ways(
     if not context.is_root:
         return None
     compute = Compute(*(statistics.median(took[name]) for name in ("gradient", "update", "step")))
-    steps = {way: tuple(took[way]) for way in WAYS}
+    steps = {way: tuple(took[way]) for way in ways}
     return asdict(Timed(apart.replica.weights.nbytes, tuple(hosts), compute, steps))
 
 
@@ -268,20 +279,25 @@ class _Work:
         self.replica.step()
 
 
-def _count(comm: Any, action: Callable[[], Any], multiple: int) -> int:
+def _nothing() -> None:
+    pass
+
+
+def _count(comm: Any, action: Callable[[], Any], multiple: int, end: Callable[[], Any]) -> int:
     """How many steps fit into a round, on every rank the same; the first ones warm up."""
-    _per_step(comm, action, multiple)
-    fitting = ROUND_SECONDS / (multiple * max(1e-9, _per_step(comm, action, multiple)))
+    _per_step(comm, action, multiple, end)
+    fitting = ROUND_SECONDS / (multiple * max(1e-9, _per_step(comm, action, multiple, end)))
     return multiple * max(1, min(MOST_STEPS // multiple, math.ceil(fitting)))
 
 
-def _per_step(comm: Any, action: Callable[[], Any], steps: int) -> float:
-    """Seconds per step, on the slowest rank. Collective."""
+def _per_step(comm: Any, action: Callable[[], Any], steps: int, end: Callable[[], Any]) -> float:
+    """Seconds per step, on the slowest rank; `end` is their end, not timed. Collective."""
     meet(comm)
     began = time.perf_counter()
     for _ in range(steps):
         action()
     mine = np.array([(time.perf_counter() - began) / steps])
+    end()
     every = np.empty(comm.Get_size())
     complete(comm.Iallgather(mine, every), mine, every)
     return float(every.max())

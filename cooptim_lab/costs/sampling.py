@@ -114,10 +114,10 @@ class _Steps:
 
     def of_subnet(self, subnets: int, which: int) -> Callable[[], Any]:
         """A step of one of N sub-networks, on the whole batch."""
-        sample = self.rows.take(self.drawn)
-        (subnet,) = divide(self.task, sample[0], subnets, split="replicas", seed=self.seed).make([which])
+        sample = self.rows.take(self.drawn)[0]
+        (subnet,) = divide(self.task, sample, subnets, split="replicas", seed=self.seed).make([which])
         replica = Replica(subnet, replace(self.task, model=lambda: subnet, subnet=None), MOST_STEPS, is_trial=True)
-        gradient = self._backward(replica, sample, 1.0)
+        gradient = self._backward(replica, self.drawn, 1.0)
 
         def step() -> None:
             gradient()
@@ -125,14 +125,20 @@ class _Steps:
 
         return step
 
-    def _part(self, workers: int, which: int) -> tuple[Tensor, Tensor]:
+    def _part(self, workers: int, which: int) -> Tensor:
+        """Which rows one worker would have."""
         rows = max(1, len(self.drawn) // workers)
         first = which % workers * rows
-        return self.rows.take(self.drawn[first : first + rows])
+        return self.drawn[first : first + rows]
 
-    def _backward(self, replica: Replica, part: tuple[Tensor, Tensor], weight: float) -> Callable[[], Any]:
-        x, y = part
-        return lambda: replica.backward(lambda: self.loss(replica.model(x), y), weight)
+    def _backward(self, replica: Replica, part: Tensor, weight: float) -> Callable[[], Any]:
+        """Rows are taken anew for every step, as in a training."""
+
+        def loss() -> Tensor:
+            x, y = self.rows.take(part)
+            return self.loss(replica.model(x), y)
+
+        return lambda: replica.backward(loss, weight)
 
 
 class _Took:

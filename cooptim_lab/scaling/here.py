@@ -195,7 +195,7 @@ def step_of(
     links = replace(measured.links, between=between, cpus=on.cores)
     gradient = turns * gradient_seconds(measured, measured.batch / workers)
     if way == ASYNC:
-        return _asynchronous(measured, hosts, links, gradient, turns)  # nobody is waited for by all
+        return replace(_asynchronous(measured, hosts, links, gradient, turns), waiting=late)
     of = Compute(gradient, measured.update, gradient + turns * measured.update)
     update = update_seconds(way, measured.size, hosts, of)
     slowest = expected_largest(measured.apart, workers) - float(np.mean(measured.apart))
@@ -219,8 +219,8 @@ def _asynchronous(measured: Figures, hosts: Sequence[int], links: Calibration, g
     """
     workers = len(hosts)
     served = turns * workers * (measured.update + 2 * measured.size * links.gamma)
-    there_and_back = exchange_seconds("server", measured.size, [hosts[0], hosts[-1]], links)
-    away = sum(host != hosts[0] for host in hosts)  # all by the server's one link
-    busy = 2 * away * measured.size / links.between.beta if away and links.between else 0.0
-    exchange = max(there_and_back, busy)
+    away = sum(host != hosts[0] for host in hosts)  # all by the server's one link, gradients there and weights back
+    link = links.between if away else links.local
+    assert link is not None
+    exchange = 2 * link.alpha + max(1, away) * measured.size / link.both
     return Step(computing=gradient, dispatch=served, exchange=exchange, hidden=min(exchange, gradient + served))

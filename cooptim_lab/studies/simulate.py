@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from ..comm.context import Context
+from ..costs.formulas import WAYS as COSTED
 from ..costs.links import Calibration
 from ..errors import InputError, RunStopped
 from ..hardware import allowed_cpus
@@ -19,6 +20,7 @@ from ..ranks.pool import RankPool
 from ..runs.events import Event, Foretold, Note, Phase, Progress, Sampled
 from ..runs.run import Run
 from ..scaling.here import (
+    ASYNC,
     SUBNETS,
     WAYS,
     Figures,
@@ -187,7 +189,7 @@ class SimulateStudy(Study[Simulated, SimulateSpec]):
         self.run.post(Phase(text="two ranks for each core"))
         self._asked, self._is_crowded = self._to_ask, True
         arguments = {name: getattr(spec, name) for name in ("batch", "sync_every", "repeats", "seed")}
-        timed = self.ask(run_time_ways, ranks, task=self.task, **arguments)
+        timed = self.ask(run_time_ways, ranks, task=self.task, ways=(*COSTED, ASYNC), **arguments)
         alike = LINKED * gradient_seconds(measured, spec.batch / ranks)
         measured = replace(measured, crowding=max(1.0, timed["compute"]["gradient"] / alike))
         on = Machine(cores=cores)

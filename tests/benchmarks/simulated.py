@@ -25,8 +25,10 @@ from tests.hosts import can_make_hosts, two_hosts
 
 APART, IN_TURNS = 0.15, 0.30
 """By which part a prediction may be off: between hosts; where ranks take turns."""
-ROUNDS, EPOCHS = 3, 3
-"""Of what takes turns; between hosts one epoch of each is minutes."""
+ROUNDS, EPOCHS = 3, 10
+"""Of what takes turns; a multiple of the steps between meetings."""
+SLOW_SECONDS, MANY = 0.1, 10
+"""A way whose steps take longer is trained for one epoch, else for so many."""
 
 
 def rows() -> list[Row]:
@@ -44,7 +46,7 @@ def between_hosts() -> Iterator[Row]:
             with RankPool(hosts=f"{hosts.a}:{a},{hosts.b}:{b}", launcher=hosts.launcher()) as pool:
                 run = measure_and_simulate(task, pool=pool, workers=(workers,), hosts=2, cores=a, batch=BATCH)
                 for said in run.wait():
-                    took = [trained(task, pool, said, epochs=1)]
+                    took = [trained(task, pool, said, epochs=1 if said.seconds > SLOW_SECONDS else MANY)]
                     yield as_row(said, took, f"{a} + {b} ranks, {MEGABITS} Mbit/s", APART)
 
 
