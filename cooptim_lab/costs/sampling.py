@@ -9,7 +9,6 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,10 +20,13 @@ from ..data.holding import hold_out
 from ..data.rows import open_rows
 from ..errors import InputError
 from ..preparing.building import build_model, on_trial
+from ..preparing.prepare import Prepared, prepare
 from ..preparing.scoring import loss_of
 from ..runs.events import Progress
 from ..shards.aggregate import Replica
 from ..subnets.split import divide
+from ..subnets.trainer import Trainer
+from ..subnets.trial import make_trial
 from ..task import Task
 from .calibration import MOST_STEPS, meet
 
@@ -95,6 +97,7 @@ class _Steps:
             torch.randperm(len(trained), generator=torch.Generator().manual_seed(seed))[:batch]
         ]
         self.rows = rows
+        self._prepared: Prepared | None = None
         self.replica = Replica(build_model(task.model, seed), self.task, MOST_STEPS, is_trial=True)
         self.loss = loss_of(task, rows.take(self.drawn[:2])[1])
 
@@ -113,17 +116,13 @@ class _Steps:
         return step
 
     def of_subnet(self, subnets: int, which: int) -> Callable[[], Any]:
-        """A step of one of N sub-networks, on the whole batch."""
-        sample = self.rows.take(self.drawn)[0]
-        (subnet,) = divide(self.task, sample, subnets, split="replicas", seed=self.seed).make([which])
-        replica = Replica(subnet, replace(self.task, model=lambda: subnet, subnet=None), MOST_STEPS, is_trial=True)
-        gradient = self._backward(replica, self.drawn, 1.0)
-
-        def step() -> None:
-            gradient()
-            replica.step()
-
-        return step
+        """A step of one of N sub-networks, on the whole batch, by what trains them."""
+        if self._prepared is None:
+            self._prepared = prepare(self.task, len(self.drawn))
+        prepared, rows = self._prepared, torch.arange(len(self.drawn))
+        (subnet,) = divide(self.task, prepared.x[:2], subnets, split="replicas", seed=self.seed).make([which])
+        trainer = Trainer(prepared.for_trial(), [subnet], "separate", make_trial(prepared, [rows]))
+        return lambda: trainer.step(rows)
 
     def _part(self, workers: int, which: int) -> Tensor:
         """Which rows one worker would have."""
