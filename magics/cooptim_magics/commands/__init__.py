@@ -7,7 +7,7 @@ and the overview read that. A family knows what it calls and shows, and must kno
 from __future__ import annotations
 
 from ..grammar import Command
-from . import codesign, hardware, lab, pool, ranks, records, studies, task, training
+from . import codesign, course, hardware, lab, pool, ranks, records, studies, task, training
 
 COMMANDS: dict[str, Command] = {
     command.name: command
@@ -22,6 +22,8 @@ COMMANDS: dict[str, Command] = {
         studies.COMPARE,
         studies.COSTS,
         codesign.TUNE,
+        course.PREDICT,
+        course.CHECK,
         lab.LAB,
         records.RUNS,
         records.SHOW,
