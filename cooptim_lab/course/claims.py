@@ -62,7 +62,7 @@ class Claim:
     read
         See `Reading`; of a published table `published` is called instead.
     run
-        The line that the student runs for it.
+        The line that the student runs for it, or which cell that is.
     reasons
         What may be given as --because, by name.
     because
@@ -74,7 +74,7 @@ class Claim:
     unit: Text
     is_ratio: bool
     tolerance: float
-    run: str
+    run: Text | str
     kinds: tuple[str, ...] = ()
     read: Reading | None = None
     published: Callable[[], Evidence] | None = None

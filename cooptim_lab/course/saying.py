@@ -55,6 +55,10 @@ WHY = {
     "not run": Text(
         "{name}: not run since it was predicted. Run:  {run}", "{name}：预测之后还没有运行实验。请运行：{run}"
     ),
+    "another": Text(
+        "{name}: run {id} is of another task, or has other options. Run the lesson's task cell, then:  {run}",
+        "{name}：运行 {id} 的任务或选项与本课不同。请先运行本课的任务单元格，再运行：{run}",
+    ),
     "running": Text(
         "{name}: run {id} still goes on; check again when it has ended", "{name}：运行 {id} 尚未结束，结束后请再次检查"
     ),

@@ -9,7 +9,7 @@ from . import saying
 from .claims import TIMES, Claim
 from .lessons import CLAIMS
 from .progress import Prediction, predictions
-from .verdicts import JUDGED, MISSING, RIGHT, WIDE, Verdict
+from .verdicts import JUDGED, MISSING, NOT_PREDICTED, RIGHT, WIDE, Verdict
 
 
 def cells(found: Sequence[Verdict]) -> list[list[str]]:
@@ -36,6 +36,12 @@ def locked(claim: Claim, kept: Prediction, *, is_new: bool, when: str) -> list[s
     if kept.because is None and claim.reasons:
         lines.append(str(saying.NO_REASON))
     return [*lines, (saying.READ_IT if claim.published else saying.RUN_IT).of(run=claim.run)]
+
+
+def said(found: Sequence[Verdict]) -> list[str]:
+    """All that is said of a lesson; of what was not predicted yet, the next question only."""
+    open_ones = [verdict for verdict in found if verdict.why == NOT_PREDICTED]
+    return [line for verdict in found if verdict not in open_ones[1:] for line in lines(verdict)]
 
 
 def lines(verdict: Verdict) -> list[str]:
@@ -83,15 +89,16 @@ def _unjudged(claim: Claim, verdict: Verdict) -> str:
     """Why there is no verdict, and what to do."""
     evidence = verdict.evidence
     why = "too noisy" if verdict.why == WIDE and not verdict.rounds else verdict.why
-    option = re.search(r"--(repeats|seeds) \d+", claim.run)
+    run = str(claim.run)
+    option = re.search(r"--(repeats|seeds) \d+", run)
     more = f"--{option[1]} {verdict.rounds}" if option and verdict.rounds else ""
     low, high = (None, None) if evidence is None else (evidence.low, evidence.high)
     return saying.WHY[why].of(
         name=claim.name,
         id=verdict.run,
-        run=claim.run,
+        run=run,
         option=more,
-        again=claim.run.replace(option[0], more) if option and more else claim.run,
+        again=run.replace(option[0], more) if option and more else run,
         low="" if low is None else _number(claim, low),
         high="" if high is None else _number(claim, high),
         value="" if verdict.prediction is None else _number(claim, verdict.prediction.value),

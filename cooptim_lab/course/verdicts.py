@@ -8,7 +8,7 @@ counts that can judge, so that nobody measures until it fits. Nothing here reads
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,10 +20,12 @@ from .progress import Prediction
 RIGHT, WRONG, NOISY, MISSING = "right", "wrong", "noisy", "missing"
 JUDGED = (RIGHT, WRONG)
 
-NOT_PREDICTED, NOT_RUN, RUNNING = "not predicted", "not run", "running"
+NOT_PREDICTED, NOT_RUN, ANOTHER, RUNNING = "not predicted", "not run", "another", "running"
 ONE_ROUND, WIDE = "one round", "wide"
 """Why there is no judgement, beside the troubles of `readings` (busy, refused, unfinished, version)."""
 BUSY = "busy"
+ROUNDING = 1e-9
+"""A number that is off by just the tolerance is right, also where its last bit is not."""
 FEWEST, MOST = 9, 49
 """Rounds that are asked for where the data cannot judge; more than the most is no advice, the machine is too noisy."""
 
@@ -63,7 +65,7 @@ class Verdict:
         return asdict(self)
 
 
-def judge(claim: Claim, prediction: Prediction | None, records: Iterable[Record]) -> Verdict:
+def judge(claim: Claim, prediction: Prediction | None, records: Sequence[Record]) -> Verdict:
     """What the student's own runs say of a prediction.
 
     Parameters
@@ -88,8 +90,7 @@ def judge(claim: Claim, prediction: Prediction | None, records: Iterable[Record]
         found.append(verdict)
     # The newest that measured anything says more than one that failed after it.
     noisy = [verdict for verdict in found if verdict.state == NOISY]
-    missing = Verdict(claim=claim.id, state=MISSING, why=NOT_RUN, prediction=prediction)
-    return (noisy or found or [missing])[-1]
+    return (noisy or found or [_missing(claim, prediction, records)])[-1]
 
 
 def answered_before(claim: Claim, records: Iterable[Record]) -> Record | None:
@@ -108,7 +109,7 @@ def decide(claim: Claim, value: float, evidence: Evidence) -> str:
     tolerance, that another run would not say anything else: then the error alone decides.
     """
     assert evidence.value is not None
-    within = error(claim, value, evidence.value) <= claim.tolerance
+    within = error(claim, value, evidence.value) <= claim.tolerance + ROUNDING
     if evidence.is_exact:
         return RIGHT if within else WRONG
     if evidence.low is None or evidence.high is None:
@@ -144,6 +145,14 @@ def _answers(claim: Claim, records: Iterable[Record]) -> Iterable[tuple[Record, 
     for record in sorted(records, key=lambda record: record.created):
         if record.kind in claim.kinds and (evidence := claim.read(record)) is not None:
             yield record, evidence
+
+
+def _missing(claim: Claim, prediction: Prediction, records: Sequence[Record]) -> Verdict:
+    """Nothing was run, or something else, which is named."""
+    others = [one for one in records if one.kind in claim.kinds and one.created > prediction.time]
+    newest = max(others, key=lambda record: record.created, default=None)
+    why, run = (NOT_RUN, "") if newest is None else (ANOTHER, newest.id)
+    return Verdict(claim=claim.id, state=MISSING, why=why, prediction=prediction, run=run)
 
 
 def _of_run(claim: Claim, prediction: Prediction, evidence: Evidence, record: Record | None) -> Verdict:

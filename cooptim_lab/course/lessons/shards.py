@@ -92,7 +92,7 @@ SHARDS = Lesson(
             tolerance=0.6,
             kinds=("ranks",),
             read=read_off_by,
-            run="%%cooptim ranks",
+            run=Text("the cell below, %%cooptim ranks", "下面的单元格 %%cooptim ranks"),
             reasons={
                 "weight": Text("each row of the small shard counts more", "小分片里的每一行权重更大"),
                 "rounding": Text("floating-point sums depend on their order", "浮点求和与次序有关"),

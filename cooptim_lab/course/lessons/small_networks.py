@@ -15,7 +15,7 @@ TASK = "lesson 3"
 ALONE, TOGETHER, SUBNETS = "sub-networks, 1 worker", "sub-networks, 2 workers", "4 sub-networks"
 SPEEDUP = "%cooptim speedup subnets -n 4 --workers 1,2 --epochs 10 --repeats 5"
 SEEDS = "%cooptim subnets -n 4 --workers 2 --epochs 10 --seeds 5"
-SOUP = "%cooptim subnets -n 4 --workers 2 --fuse soup --epochs 10 --seeds 5"
+SOUP = "%cooptim subnets -n 4 --workers 2 --fuse soup --epochs 10 --seeds 3"
 
 
 def read_speedup(rows: Mapping[str, Row], record: Record) -> Evidence | None:

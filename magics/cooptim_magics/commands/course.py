@@ -42,8 +42,7 @@ def check(session: Session, arguments: argparse.Namespace, cell: str | None) -> 
         checking.export(Path(arguments.export).expanduser(), numbers)
     for number in numbers:
         found = checking.check(LESSONS[number].claims)
-        notes = [line for verdict in found for line in telling.lines(verdict)]
-        display(Table(telling.cells(found), [*notes, telling.score(number, found)]))
+        display(Table(telling.cells(found), [*telling.said(found), telling.score(number, found)]))
     if arguments.export:
         print(saying.EXPORTED.of(place=arguments.export))
 
