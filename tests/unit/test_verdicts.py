@@ -28,7 +28,8 @@ def row(title: str, speedup: float = 1.0, spread: float = 0.02, **more: object) 
     interval = None if math.isnan(spread) else (speedup / (1 + spread), speedup * (1 + spread))
     fields = {
         "way": "subnets", "title": title, "workers": 2, "seconds": 1 / speedup, "baseline_seconds": 1.0, "repeats": 5,
-        "low": None, "high": None, "interval": interval, "noise": None if interval is None else spread, "loss": 0.1, "metric": 0.97,
+        "low": None, "high": None, "interval": interval, "noise": None if interval is None else spread,
+        "loss": 0.1, "metric": 0.97,
         "metric_name": "accuracy", "parameters": 100,
     }  # fmt: skip
     return Row(**{**fields, **more}).summary()
