@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -243,6 +245,34 @@ class TestHandingIn:
         (tmp_path / "file").write_text("")
         with pytest.raises(ValueError, match="give a place that can be written"):
             checking.export(tmp_path / "file" / "mine.json", [3])
+
+
+class TestWhatIsDocumented:
+    DOCUMENT = Path(__file__).parents[2] / "docs" / "course.md"
+
+    def blocks(self) -> list[str]:
+        return re.findall(
+            r"^```python\n(.*?)^```$", self.DOCUMENT.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+        )
+
+    def test_a_teacher_reads_the_files(self, tmp_path, monkeypatch, capsys):
+        monkeypatch.chdir(tmp_path)
+        asking.predict(KERAS, "1.8", "software")
+        checking.export(Path("lesson3.json"), [3])
+        reads, _ = self.blocks()
+        exec(reads, {})
+        assert capsys.readouterr().out == "lesson3 lesson 3 2 right, 1 of 4 judged\n"
+
+    def test_an_autograder_passes_what_was_judged_only(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        _, grades = self.blocks()
+        checking.export(Path("lesson3.json"), [3])
+        with pytest.raises(AssertionError, match="0 of 4 questions have a verdict"):
+            exec(grades, {})
+        told = json.loads(Path("lesson3.json").read_text(encoding="utf-8"))
+        told["lessons"]["3"]["judged"] = 4
+        Path("lesson3.json").write_text(json.dumps(told), encoding="utf-8")
+        exec(grades, {})
 
 
 class TestLanguage:
