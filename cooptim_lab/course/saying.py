@@ -105,7 +105,10 @@ DIRECTION = Text(
 )
 REASON_RIGHT = Text("  the reason is right: {why}", "  理由正确：{why}")
 REASON_WRONG = Text("  the reason is another: {why}", "  真正的原因不同：{why}")
-REASON_UNKNOWN = Text("  which reason is right, these data cannot tell", "  这些数据无法判断哪个理由正确")
+REASON_UNKNOWN = Text(
+    "  which reason is right, these data cannot tell: the intervals overlap, or hold no gain and no loss",
+    "  这些数据无法判断哪个理由正确：区间互相重叠，或看不出得失",
+)
 REASON_MISSING = Text("  no reason was given; it is this: {why}", "  没有给出理由；原因是：{why}")
 SCORE = Text(
     "lesson {lesson}: {right} of {all} numbers and {reasons} of {asked} reasons right; {open} without a verdict yet",

@@ -57,8 +57,8 @@ def seeds_run(whole: float, subnets: float, as_large: float, spread: float = 0.0
     return record("seeds", [{**each, "spread": spread} for each in rows], subnets=4, fuse=fuse)
 
 
-def server_run(speedup: float, lost: tuple[float, float] | None = (0.1, 0.4), **more):
-    rows = [row("sharded, 2 workers", speedup, way="sharded", lost=lost)]
+def server_run(speedup: float, lost: tuple[float, float] | None = (0.1, 0.4), spread: float = 0.02, **more):
+    rows = [row("sharded, 2 workers", speedup, spread, way="sharded", lost=lost)]
     return record("speedup", rows, title="speedup sharded: lesson 4", way="sharded", aggregate="server", **more)
 
 
@@ -101,6 +101,8 @@ class TestRightAndWrong:
             (SERVER, 2, "waiting", server_run(0.82), (WRONG, WRONG)),
             (SERVER, 2, "waiting", server_run(0.82, (0.4, 0.1)), (WRONG, RIGHT)),
             (SERVER, 2, "waiting", server_run(0.82, None), (WRONG, NOISY)),
+            (SERVER, 2, "exchanging", server_run(0.82, (0.12, 0.26), spread=0.3), (WRONG, NOISY)),
+            (SERVER, 2, "computing", server_run(0.82, (0.1, 0.1)), (WRONG, RIGHT)),
             (OFF_BY, 25, "weight", ranks_run([{"1/M is off by, %": 28.2}, None]), (RIGHT, RIGHT)),
             (OFF_BY, 1, "rounding", ranks_run([{"1/M is off by, %": 28.2}]), (WRONG, WRONG)),
             (DAINT, 1.3, "server", None, (RIGHT, RIGHT)),

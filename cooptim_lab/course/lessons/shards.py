@@ -21,17 +21,30 @@ LATE = "%cooptim speedup sharded --workers 2 --aggregate Late --epochs 5 --repea
 
 
 def read_server(rows: Mapping[str, Row], record: Record) -> Evidence | None:
-    """The speedup of two shards; what takes most of what is lost is the reason."""
+    """The speedup of two shards; what takes most of what is lost, over the whole interval, is the reason."""
     if TWO not in rows:
         return None
     row, found = rows[TWO], speedup(rows[TWO])
-    if row.lost is None or row.efficiency is None:
+    if row.lost is None or row.speedup is None or row.interval is None:
         return found
-    waiting, exchanging = row.lost
-    losses = {"waiting": waiting, "exchanging": exchanging, "computing": 1 - row.efficiency - waiting - exchanging}
-    (best, most), (_, next_most), _ = sorted(losses.items(), key=lambda item: -item[1])
+    losses = losses_at(row.speedup, row)
+    largest = {largest_of(losses_at(speedup, row)) for speedup in (*row.interval, row.speedup)}
     told = {name: 100 * part for name, part in losses.items()}
-    return speaks_for(found, best if most >= next_most + CLEARLY else None, **told)
+    return speaks_for(found, largest.pop() if len(largest) == 1 else None, **told)
+
+
+def losses_at(speedup: float, row: Row) -> dict[str, float]:
+    """What is lost of the workers' time, if that is the speedup: what is neither waiting nor exchanging is more work."""
+    assert row.lost is not None
+    waiting, exchanging = row.lost
+    more = 1 - speedup / row.workers - waiting - exchanging
+    return {"waiting": waiting, "exchanging": exchanging, "computing": more}
+
+
+def largest_of(losses: Mapping[str, float]) -> str | None:
+    """The loss that is clearly the largest."""
+    (best, most), (_, next_most), _ = sorted(losses.items(), key=lambda item: -item[1])
+    return best if most >= next_most + CLEARLY else None
 
 
 def read_off_by(record: Record) -> Evidence | None:

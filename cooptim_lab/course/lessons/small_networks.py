@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from ...runs.store import Record
 from ...studies.rows import Row
@@ -14,8 +15,8 @@ TASK = "lesson 3"
 """The lesson's task by name: runs of no other answer."""
 ALONE, TOGETHER, SUBNETS = "sub-networks, 1 worker", "sub-networks, 2 workers", "4 sub-networks"
 SPEEDUP = "%cooptim speedup subnets -n 4 --workers 1,2 --epochs 10 --repeats 5"
-SEEDS = "%cooptim subnets -n 4 --workers 2 --epochs 10 --seeds 5"
-SOUP = "%cooptim subnets -n 4 --workers 2 --fuse soup --epochs 10 --seeds 3"
+SEEDS = "%cooptim subnets -n 4 --workers 2 --epochs 20 --seeds 5"
+SOUP = "%cooptim subnets -n 4 --workers 2 --fuse soup --epochs 10 --seeds 5"
 
 
 def read_speedup(rows: Mapping[str, Row], record: Record) -> Evidence | None:
@@ -64,6 +65,8 @@ def read_soup(rows: Mapping[str, Row], record: Record) -> Evidence | None:
         return None
     found, drop = mean_metric(soup, 100), mean_difference(whole, soup, 100)
     collapses = drop.low is not None and drop.low > 10
+    if found.low is not None and found.high is not None:  # soups differ so much that Student's interval leaves 0 to 100
+        found = replace(found, low=max(0.0, found.low), high=min(100.0, found.high))
     return speaks_for(found, "order" if collapses else None, drop=drop.value or 0.0)
 
 
@@ -146,7 +149,7 @@ SMALL_NETWORKS = Lesson(
             name=Text("accuracy of the soup", "权重平均（soup）的准确率"),
             unit=PERCENT,
             is_ratio=False,
-            tolerance=20.0,
+            tolerance=30.0,
             kinds=("seeds",),
             read=of_task(TASK, of_rows(read_soup, subnets=4, fuse="soup")),
             run=SOUP,
