@@ -34,7 +34,7 @@ def read_server(rows: Mapping[str, Row], record: Record) -> Evidence | None:
 
 
 def losses_at(speedup: float, row: Row) -> dict[str, float]:
-    """What is lost of the workers' time, if that is the speedup: what is neither waiting nor exchanging is more work."""
+    """What workers' time is lost to, if that is the speedup; what is neither waiting nor exchanging is more work."""
     assert row.lost is not None
     waiting, exchanging = row.lost
     more = 1 - speedup / row.workers - waiting - exchanging
