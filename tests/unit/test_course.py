@@ -113,7 +113,6 @@ class TestLocked:
         assert f"run {run.id} began at" in message
         assert '%cooptim predict "accuracy lost by 4 sub-networks"' in message
         assert progress.predictions() == {}
-        run.stop()
         run.finish(None)  # closes its record
 
     def test_a_run_that_failed_has_told_nothing(self):
