@@ -17,6 +17,9 @@ from .parcel import Parcel, Sender
 Finish = Callable[[Run[Any], list[Any], bool], None]
 """Makes the run's result of the values of all ranks, in their order; the flag says whether it was asked to stop."""
 
+MOST_NAMES = 32
+"""Of numbers that a rank returns by name: more of them are data, not a result, and no matter for a record."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -54,5 +57,18 @@ def pack_calls(
 
 
 def give_values(run: Run[Any], values: list[Any], stopped: bool) -> None:
-    """The plainest `Finish`: the result is the ranks' values, in order."""
-    run.finish(values)
+    """The plainest `Finish`: the result is the ranks' values, in order; those that are JSON are on record too."""
+    run.finish(values, summary={"values": [value if _is_plain(value) else None for value in values]})
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is a number, or some by name: what a record has room for."""
+    if isinstance(value, dict):
+        return len(value) <= MOST_NAMES and all(
+            isinstance(name, str) and _is_number(one) for name, one in value.items()
+        )
+    return _is_number(value)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float, bool)

@@ -11,7 +11,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -154,9 +154,9 @@ def claim(id: str) -> IO[bytes]:
     return file
 
 
-def records() -> list[Record]:
-    """Every run on disk, the newest first. A file that cannot be read is left out."""
-    found = [record for place in directory().glob(f"*{RECORD}") if (record := _read(place)) is not None]
+def records(kinds: Collection[str] = ()) -> list[Record]:
+    """Every run on disk, or those of some kinds, the newest first. A file that cannot be read is left out."""
+    found = [record for place in directory().glob(f"*{RECORD}") if (record := _read(place, kinds)) is not None]
     return sorted(found, key=lambda record: record.created, reverse=True)
 
 
@@ -174,11 +174,14 @@ def load(id: str) -> Record:
     return record
 
 
-def _read(place: Path) -> Record | None:
+def _read(place: Path, kinds: Collection[str] = ()) -> Record | None:
     try:
-        lines = place.read_text(encoding="utf-8").splitlines()
-        head = json.loads(lines[0])
-        events = tuple(_events(lines[1:]))
+        with place.open(encoding="utf-8") as file:
+            head = json.loads(file.readline())
+            if kinds and head["kind"] not in kinds:
+                return None
+            lines = file.read().splitlines()
+        events = tuple(_events(lines))
         return Record(
             id=head["run"],
             kind=head["kind"],

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
+from unicodedata import east_asian_width
 
 from cooptim_lab.costs.formulas import CostRow
 from cooptim_lab.costs.links import Calibration, Link
@@ -38,8 +39,8 @@ class Table:
 
     def __repr__(self) -> str:
         columns = list(zip(*self.cells, strict=True))
-        widths = [max(map(len, column)) for column in columns]
-        justify = [str.rjust if _is_numeric(column[1:]) else str.ljust for column in columns]
+        widths = [max(map(_width, column)) for column in columns]
+        justify = [_right if _is_numeric(column[1:]) else _left for column in columns]
         head, *rows = [
             "  ".join(place(cell, width) for place, cell, width in zip(justify, row, widths, strict=True)).rstrip()
             for row in self.cells
@@ -197,6 +198,19 @@ def row_doubts(rows: Sequence[Row]) -> list[str]:
     shared = set.intersection(*(set(row.warnings) for row in trained)) if len(trained) > 1 else set()
     of_all = [warning for warning in trained[0].warnings if warning in shared] if trained else []
     return of_all + [f"{row.title}: {warning}" for row in rows for warning in row.warnings if warning not in shared]
+
+
+def _width(text: str) -> int:
+    """In places: a Chinese character takes two."""
+    return sum(1 + (east_asian_width(each) in "WF") for each in text)
+
+
+def _left(text: str, width: int) -> str:
+    return text + " " * (width - _width(text))
+
+
+def _right(text: str, width: int) -> str:
+    return " " * (width - _width(text)) + text
 
 
 def _is_numeric(cells: Sequence[str]) -> bool:

@@ -7,7 +7,7 @@ and the overview read that. A family knows what it calls and shows, and must kno
 from __future__ import annotations
 
 from ..grammar import Command
-from . import codesign, hardware, lab, pool, ranks, records, studies, task, training
+from . import codesign, course, hardware, lab, pool, ranks, records, studies, task, training
 
 COMMANDS: dict[str, Command] = {
     command.name: command
@@ -23,6 +23,8 @@ COMMANDS: dict[str, Command] = {
         studies.COSTS,
         studies.SIMULATE,
         codesign.TUNE,
+        course.PREDICT,
+        course.CHECK,
         lab.LAB,
         records.RUNS,
         records.SHOW,
