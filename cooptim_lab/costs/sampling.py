@@ -37,12 +37,9 @@ KEPT = 200
 """Of all single steps' relative times, so many quantiles are kept."""
 
 
-def sample_alone(context: Context, task: Task, batch: int, repeats: int, seed: int) -> dict[str, Any] | None:
-    """Seconds of a step of the network as it is, on the whole batch: median over the rounds, on one rank."""
-    steps = _Steps(task, batch, seed)
-    kinds = {"step": steps.whole(1, 0, 1)}
-    took = _in_turns(context, kinds, repeats)
-    return {"alone": statistics.median(took.means["step"])}
+def sample_alone(context: Context, step: Callable[[], Any], repeats: int) -> dict[str, Any]:
+    """Seconds of a step of the network as it is: median over the rounds, on one rank."""
+    return {"alone": statistics.median(_in_turns(context, {"step": step}, repeats).means["step"])}
 
 
 def sample_parts(
@@ -104,16 +101,6 @@ class _Steps:
     def gradient(self, workers: int, rank: int, ranks: int) -> Callable[[], Any]:
         """Forward and backward on one worker's part."""
         return self._backward(self.replica, self._part(workers, rank * max(1, workers // ranks)), 1 / workers)
-
-    def whole(self, workers: int, rank: int, ranks: int) -> Callable[[], Any]:
-        """That, and the optimizer's step."""
-        gradient = self.gradient(workers, rank, ranks)
-
-        def step() -> None:
-            gradient()
-            self.replica.step()
-
-        return step
 
     def of_subnet(self, subnets: int, which: int) -> Callable[[], Any]:
         """A step of one of N sub-networks, on the whole batch, by what trains them."""

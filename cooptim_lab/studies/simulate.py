@@ -229,11 +229,19 @@ def thinned(counts: list[int]) -> list[int]:
 # On a rank. What needs torch is imported there, never in the kernel.
 
 
-def run_alone(context: Context, **arguments: Any) -> Any:
-    """See `costs.sampling.sample_alone`."""
-    from ..costs.sampling import sample_alone
+def run_alone(context: Context, task: Task, batch: int, repeats: int, seed: int) -> Any:
+    """Steps of the network as it is, by what trains it: on the whole batch, with torch's own threads."""
+    import torch
 
-    return sample_alone(context, **arguments)
+    from ..costs.sampling import sample_alone
+    from ..preparing.prepare import prepare
+    from ..programs import build
+    from ..training.spec import Baseline
+
+    prepared = prepare(task, batch)
+    model, _, step_of = build(prepared, Baseline(batch=batch, seed=seed), is_trial=True)
+    step, rows = step_of(model), torch.randperm(len(prepared.x))[:batch]
+    return sample_alone(context, lambda: step(rows), repeats)
 
 
 def run_parts(context: Context, **arguments: Any) -> Any:
