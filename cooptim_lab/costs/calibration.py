@@ -182,13 +182,7 @@ class Timed:
 
 
 def time_ways(
-    context: Context,
-    task: Task,
-    batch: int,
-    sync_every: int,
-    repeats: int,
-    seed: int,
-    ways: Sequence[str] = WAYS,
+    context: Context, task: Task, batch: int, sync_every: int, repeats: int, seed: int, ways: Sequence[str] = WAYS
 ) -> dict[str, Any] | None:
     """Take steps of a task by each way, and by no way: all interleaved over the rounds. On rank 0, else None.
 

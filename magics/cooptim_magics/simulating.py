@@ -13,6 +13,10 @@ from .curves import Curve
 from .tables import Cells
 from .words import percent
 
+UNMEASURED = (
+    "⚠ workers take turns on cores here, and what that costs was not measured: this promises too much; ask for so few "
+    "--cores from the start"
+)
 MUCH = 0.1
 """A part that is less of a step is not named."""
 
@@ -65,6 +69,8 @@ def simulation_notes(rows: Sequence[Simulated], measured: Figures | None) -> lis
         notes.append(f"{_said(row)}; of its step {', '.join(named)}.")
     if (peak := _turns_back(rows)) is not None:
         notes.append(peak)
+    if measured is not None and not measured.late and any(row.turns > 1 for row in rows):
+        notes.append(UNMEASURED)
     if measured is not None and max(row.hosts for row in rows) > 1 and measured.links.between is None:
         notes.append("Between hosts a protocol is taken to reach 0.75 of the link; the intervals go from 0.5 to 1.")
     notes.append("A step is one batch, dealt over the workers; of sub-networks the whole of it for each, side by side.")

@@ -85,9 +85,11 @@ def test_sliders_ask_about_another_machine_and_measure_nothing():
     assert (seen.hosts.value, seen.cores.value, seen.link.value) == (2, 4, "3GB/s")
     assert [row.hosts for row in seen.rows if row.way == "server"] == [1, 2]
     drawn, written = seen.plot.value, seen.table.value
+    assert "promises too much" not in written
     seen.link.value = "100Mbit"
     assert seen.plot.value != drawn
     assert seen.table.value != written
     seen.cores.value = 1
     assert max(row.turns for row in seen.rows) == 4
+    assert "was not measured: this promises too much" in seen.table.value
     assert all(control.tooltip for control in (seen.hosts, seen.cores, seen.link))

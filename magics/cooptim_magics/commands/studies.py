@@ -60,10 +60,12 @@ def _trained(session: Session, batch: int) -> list[tuple[str, int, float]]:
     name, seen = session.current_task.name if session.current_task else digits().name, []
     for run in session.runs.values():
         picture = Picture.of(run.title, run.log.since(0))
-        is_alike = picture.kind == "sharded" and picture.options["batch"] == batch and run.title.endswith(f": {name}")
-        if is_alike and run.state == "done" and picture.spent:
+        told = picture.options
+        is_alike = picture.kind == "sharded" and told["batch"] == batch and run.title.endswith(f": {name}")
+        is_plain = is_alike and told["compress"] == "none" and not told["plan"]
+        if is_plain and run.state == "done" and picture.spent:
             longest = max(sum(step_parts(rank).values()) for rank in picture.spent.values())
-            seen.append((str(picture.options["aggregate"]), len(picture.spent), longest))
+            seen.append((str(told["aggregate"]), len(picture.spent), longest))
     return seen
 
 
