@@ -63,7 +63,7 @@ def score(picture: Shown) -> str:
     if picture.costs:
         return costs_line(picture.costs)
     if picture.simulated:
-        return simulation_line(picture.simulated)
+        return disturbed(picture) or simulation_line(picture.simulated)
     if picture.ceilings:
         return ceilings_line(picture.ceilings.values())
     if picture.raced:
@@ -71,6 +71,11 @@ def score(picture: Shown) -> str:
     if "seconds" not in picture.summary:
         return ""
     return " · ".join(part for part in (summary_line(picture.summary), picture.age) if part)
+
+
+def disturbed(picture: Shown) -> str:
+    """That a simulation was measured on a busy machine, in place of its headline; empty where it was not."""
+    return next((note for note in picture.notes if note.startswith("busy:")), "")
 
 
 def table(picture: Shown) -> Cells:
@@ -95,7 +100,7 @@ def full_table(picture: Shown) -> Table:
     if picture.costs:
         return Table(table(picture), [*cost_notes(picture.links), *picture.remarks, *doubts])
     if picture.simulated:
-        notes = simulation_notes(picture.simulated, picture.sampled)
+        notes = [] if disturbed(picture) else simulation_notes(picture.simulated, picture.sampled)
         return Table(table(picture), [*notes, *picture.remarks, *doubts])
     if picture.ceilings:
         return Table(ceilings_table(picture.ceilings.values()), [*picture.remarks, *doubts])

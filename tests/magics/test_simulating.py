@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from cooptim_magics import sheets
+from cooptim_magics.picture import Picture
 from cooptim_magics.simulating import (
     fastest,
     real_curves,
@@ -63,6 +65,15 @@ def test_the_fastest_has_its_interval(rows):
     for curve in curves:
         if curve.kind == "marker":
             assert all(low < y < high for low, y, high in zip(curve.lo, curve.y, curve.hi, strict=True))
+
+
+def test_a_busy_machine_has_no_headline(rows):
+    picture = Picture("simulate: t")
+    picture.kind, picture.state, picture.simulated, picture.sampled = "simulate", "done", rows, FIGURES
+    assert "is fastest" in sheets.score(picture)
+    picture.notes.append("busy: other programs had 43 % of the CPUs, so little of this is true")
+    assert "fastest" not in sheets.score(picture) + "".join(sheets.full_table(picture).notes)
+    assert sheets.score(picture).startswith("busy:")
 
 
 def test_bars_add_up_to_the_step(rows):

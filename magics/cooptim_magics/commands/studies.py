@@ -21,6 +21,7 @@ from ..grammar import Command, Option, from_spec
 from ..picture import Picture
 from ..running import RUNNING, follow, given_options
 from ..session import Session
+from ..sheets import disturbed
 from ..simulating import real_curves
 from ..tables import step_parts
 from ..view import show_result
@@ -49,7 +50,7 @@ def study_costs(session: Session, arguments: argparse.Namespace, cell: str | Non
 def study_simulation(session: Session, arguments: argparse.Namespace, cell: str | None) -> None:
     """Every way on a machine that is not here, put together from what is measured on this one."""
     picture = _study(session, arguments, measure_and_simulate)
-    if picture is not None and picture.sampled is not None:
+    if picture is not None and picture.sampled is not None and not disturbed(picture):
         spec = SimulateSpec(**given_options(session, arguments))
         real = real_curves(_trained(session, spec.batch), picture.sampled.alone)
         display(WhatIf(picture.title, picture.sampled, spec, allowed_cpus(), real).bundle(), raw=True)
